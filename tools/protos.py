@@ -1,7 +1,7 @@
 """Makes the stubs in libs/api from protos/, or says which committed ones are stale.
 
-    python tools/protos.py            write them
-    python tools/protos.py --check    exit 1 and name each stale, missing or left-over file
+python tools/protos.py            write them
+python tools/protos.py --check    exit 1 and name each stale, missing or left-over file
 """
 
 import argparse
@@ -58,7 +58,9 @@ def files(folder: Path) -> set[Path]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a stub is stale")
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +71,9 @@ def main() -> int:
             stale = sorted(
                 str(path)
                 for path in made | committed
-                if path not in made or path not in committed or not filecmp.cmp(fresh / path, STUBS / path, shallow=False)
+                if path not in made
+                or path not in committed
+                or not filecmp.cmp(fresh / path, STUBS / path, shallow=False)
             )
             for path in stale:
                 print(f"protos: {path} is stale; run `make protos`", file=sys.stderr)

@@ -1,0 +1,45 @@
+"""Owns the limits of a journey, each once. Durations are in microseconds."""
+
+import re
+from typing import Final
+
+SECOND_US: Final = 1_000_000
+MINUTE_US: Final = 60 * SECOND_US
+HOUR_US: Final = 60 * MINUTE_US
+DAY_US: Final = 24 * HOUR_US
+
+MAX_STAGES: Final = 8
+MAX_ELEMENTS: Final = 24
+"""Of a real-time journey: the entry criteria, each milestone and each step count one."""
+
+MAX_EXITS: Final = 16
+"""Exit criteria in one list."""
+
+MIN_STALE_US: Final = MINUTE_US
+MAX_STALE_US: Final = 24 * DAY_US
+MAX_WAIT_US: Final = 366 * DAY_US
+MAX_COOLDOWN_US: Final = 366 * DAY_US
+MAX_ENTRIES: Final = 1_000_000
+MAX_DESCRIPTION: Final = 1_000
+
+REST_US: Final = 24 * DAY_US
+"""Who rests this long in a stage where no staleness is declared has COMPLETED the journey."""
+
+ID_PATTERN: Final = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
+ID_RULE: Final = "1 to 63 lower-case letters, digits and hyphens, a letter first and no hyphen last"
+
+
+def describe_us(duration_us: int) -> str:
+    """A duration as people write it: `3h`, `1d12h`, `90s`, `0.5s`."""
+    if duration_us < 0:
+        return "-" + describe_us(-duration_us)
+    parts = []
+    rest = duration_us
+    for unit_us, unit in ((DAY_US, "d"), (HOUR_US, "h"), (MINUTE_US, "m")):
+        if rest >= unit_us:
+            parts.append(f"{rest // unit_us}{unit}")
+            rest %= unit_us
+    if rest or not parts:
+        seconds, fraction = divmod(rest, SECOND_US)
+        parts.append(f"{seconds}.{fraction:06d}".rstrip("0") + "s" if fraction else f"{seconds}s")
+    return "".join(parts)

@@ -1,0 +1,227 @@
+"""Owns the shapes that the machine takes and gives: state, inputs, effects. Times are microseconds since the epoch, UTC."""
+
+import enum
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from cairn.journey.model import AudienceAction
+
+Json = dict[str, Any]
+"""A JSON object: text, numbers, booleans, None, lists and objects."""
+
+
+class EnrollmentState(enum.IntEnum):
+    """Where an enrollment is; the numbers are those of the contract. From COMPLETED on it has ended."""
+
+    WAITING = 1
+    RESTING = 2
+    COMPLETED = 3
+    GOAL_ACHIEVED = 4
+    EXITED = 5
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the enrollment goes on."""
+        return self <= EnrollmentState.RESTING
+
+
+class Kind(enum.IntEnum):
+    """Kinds of transition; the numbers are those of the contract."""
+
+    ENTERED = 1
+    STAGE_ENTERED = 2
+    STAGE_SKIPPED = 3
+    WAIT_STARTED = 4
+    WAIT_ENDED = 5
+    WAIT_CANCELED = 6
+    ACTIVATION_REQUESTED = 7
+    ACTIVATION_WITHDRAWN = 8
+    RESTED = 9
+    GOAL_ACHIEVED = 10
+    EXITED = 11
+    COMPLETED = 12
+    ENTRY_REFUSED = 13
+
+
+class PendingActivation(msgspec.Struct, frozen=True, array_like=True):
+    """An activation that has no receipt yet."""
+
+    activation_id: str
+    request_us: int
+    step_id: str
+
+
+class Enrollment(msgspec.Struct, array_like=True):
+    """One passage of a profile through one version of a journey.
+
+    `position` is the instruction at which it stands; `wait_until_us` is set while a wait is open, `rest_us` from when it
+    came to rest. `now_us` is its logical time. `wake_us` is the due time of the one timer that the Scheduler holds for it
+    (0: none), whose id is made from `wake_number`. `entry` is the event that began it, `latest` the last one that reached it.
+    """
+
+    enrollment_id: str
+    version: int
+    state: EnrollmentState
+    stage: int
+    position: int
+    enter_us: int
+    stage_enter_us: int
+    now_us: int
+    wait_until_us: int = 0
+    rest_us: int = 0
+    end_us: int = 0
+    wake_us: int = 0
+    wake_number: int = 0
+    exit: str = ""
+    pending: tuple[PendingActivation, ...] = ()
+    entry: Json | None = None
+    latest: Json | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it goes on."""
+        return self.state <= EnrollmentState.RESTING
+
+    @property
+    def timer_id(self) -> str:
+        """The id of the timer that the Scheduler holds for it; never used again once another is asked for."""
+        return f"{self.enrollment_id}.t{self.wake_number}"
+
+
+class Standing(msgspec.Struct, array_like=True):
+    """How one profile stands with one journey: its entry history, and its enrollment, open or the last that ended.
+
+    `achieved` says that the goal ended an enrollment once; `goal_us` is the time of the last input that met the goal,
+    enrolled or not (0: none).
+    """
+
+    entries: int = 0
+    last_entry_us: int = 0
+    achieved: bool = False
+    goal_us: int = 0
+    enrollment: Enrollment | None = None
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """What the machine may know of a profile: its id and its attributes, empty when it was never described."""
+
+    profile_id: str
+    attributes: Mapping[str, Any] = {}
+
+
+class EventInput(msgspec.Struct, frozen=True):
+    """An event, at its own time and never later than its arrival. `view` is what criteria read: name, properties, occur_time."""
+
+    event_id: str
+    time_us: int
+    view: Mapping[str, Any]
+
+    def stored(self) -> Json:
+        """The event as an enrollment keeps it and a message shows it."""
+        return {
+            "event_id": self.event_id,
+            "name": self.view["name"],
+            "occur_time": self.view["occur_time"].isoformat(),
+            "properties": self.view["properties"],
+        }
+
+
+class TimerInput(msgspec.Struct, frozen=True):
+    """A due timer; `time_us` is when it was due."""
+
+    timer_id: str
+    time_us: int
+
+
+class ProfileInput(msgspec.Struct, frozen=True):
+    """A change of the profile, at its arrival."""
+
+    time_us: int
+
+
+class ReceiptInput(msgspec.Struct, frozen=True):
+    """The fate of an activation is known."""
+
+    activation_id: str
+
+
+Input = EventInput | TimerInput | ProfileInput | ReceiptInput
+
+
+class ScheduleTimer(msgspec.Struct, frozen=True):
+    """Wake the enrollment at `due_us`."""
+
+    timer_id: str
+    due_us: int
+
+
+class CancelTimer(msgspec.Struct, frozen=True):
+    """Forget a timer."""
+
+    timer_id: str
+
+
+class RequestActivation(msgspec.Struct, frozen=True):
+    """Hand the profile to a destination; `attributes`, `entry` and `latest` are what the message needs."""
+
+    activation_id: str
+    request_us: int
+    version: int
+    enrollment_id: str
+    stage: str
+    step_id: str
+    channel: str
+    template: str
+    action: AudienceAction
+    attributes: Mapping[str, Any]
+    entry: Json | None
+    latest: Json | None
+
+
+class WithdrawActivation(msgspec.Struct, frozen=True):
+    """Take an activation back, if it has not left yet."""
+
+    activation_id: str
+    request_us: int
+    reason: str
+
+
+Effect = ScheduleTimer | CancelTimer | RequestActivation | WithdrawActivation
+
+
+class Transition(msgspec.Struct, frozen=True):
+    """One recorded change of an enrollment. `enrollment_id` is empty for ENTRY_REFUSED, `step` where no step is concerned."""
+
+    time_us: int
+    journey_id: str
+    version: int
+    enrollment_id: str
+    kind: Kind
+    stage: str
+    step: str
+    detail: Json
+    cause: str
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What an input did: the new standing (the very same object when nothing changed), effects and transitions in order,
+    and how many criteria failed on the input."""
+
+    standing: Standing
+    effects: tuple[Effect, ...] = ()
+    transitions: tuple[Transition, ...] = ()
+    failures: int = 0
+
+
+def entry_view(stored: Json | None) -> Mapping[str, Any] | None:
+    """A stored event as criteria read it."""
+    if stored is None:
+        return None
+    return {
+        "name": stored["name"],
+        "properties": stored["properties"],
+        "occur_time": datetime.fromisoformat(stored["occur_time"]),
+    }

@@ -1,0 +1,158 @@
+"""Owns the gRPC surface of the Evaluator: parse, one operation, render."""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import Any
+
+from cairn.api.activation.v1 import activation_pb2
+from cairn.api.activation.v1.activation_pb2_grpc import ReceiptSinkServiceServicer
+from cairn.api.evaluator.v1 import evaluator_pb2 as pb
+from cairn.api.evaluator.v1.evaluator_pb2_grpc import EvaluatorServiceServicer
+from cairn.api.scheduler.v1 import scheduler_pb2
+from cairn.api.scheduler.v1.scheduler_pb2_grpc import TimerSinkServiceServicer
+from cairn.evaluator import operations
+from cairn.evaluator.book import JourneyBook
+from cairn.evaluator.intake import Intake
+from cairn.postgres.pool import Pool
+from cairn.runtime.clock import to_duration
+from cairn.runtime.errors import CairnError
+from cairn.runtime.service import Role
+
+FULL_NAME = "cairn.api.evaluator.v1.EvaluatorService"
+TIMER_SINK_NAME = "cairn.api.scheduler.v1.TimerSinkService"
+RECEIPT_SINK_NAME = "cairn.api.activation.v1.ReceiptSinkService"
+
+ROLES = {
+    "IngestEvents": Role.PRODUCE,
+    "StreamEvents": Role.PRODUCE,
+    "UpsertProfiles": Role.PRODUCE,
+    "GetProfile": Role.READ,
+    "GetEnrollment": Role.READ,
+    "ListEnrollments": Role.READ,
+    "GetTimeline": Role.READ,
+}
+TIMER_SINK_ROLES = {"FireTimers": Role.OPERATE}
+RECEIPT_SINK_ROLES = {"DeliverReceipts": Role.OPERATE}
+
+# How many batches of one stream may be under way: enough to keep the lanes busy, few enough to bound memory.
+STREAM_WINDOW = 16
+
+_Context = Any
+
+
+class EvaluatorApi(EvaluatorServiceServicer):
+    """EvaluatorService; its calls are described in the contract."""
+
+    def __init__(self, pool: Pool, bucket_count: int, book: JourneyBook, intake: Intake) -> None:
+        self._pool = pool
+        self._bucket_count = bucket_count
+        self._book = book
+        self._intake = intake
+
+    async def IngestEvents(
+        self, request: pb.IngestEventsRequest, context: _Context
+    ) -> pb.IngestEventsResponse:
+        taken = await self._intake.ingest(request.events, request.min_revision)
+        return pb.IngestEventsResponse(
+            accepted=taken.accepted, duplicates=taken.duplicates, refusals=taken.messages()
+        )
+
+    async def StreamEvents(  # type: ignore[override]  # the stub knows only iterators of responses
+        self, request_iterator: AsyncIterable[pb.StreamEventsRequest], context: _Context
+    ) -> AsyncIterator[pb.StreamEventsResponse]:
+        under_way: set[asyncio.Task[pb.StreamEventsResponse]] = set()
+        requests = aiter(request_iterator)
+        reading: asyncio.Future[pb.StreamEventsRequest | None] | None = asyncio.ensure_future(_next(requests))
+        try:
+            while reading is not None or under_way:
+                waiting: set[asyncio.Future[Any]] = set(under_way)
+                # A caller that sends faster than we commit is held by gRPC's flow control, not by our memory.
+                if reading is not None and len(under_way) < STREAM_WINDOW:
+                    waiting.add(reading)
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if reading is not None and reading in done:
+                    request = reading.result()
+                    reading = None
+                    if request is not None:
+                        under_way.add(asyncio.create_task(self._batch(request)))
+                        reading = asyncio.ensure_future(_next(requests))
+                for task in under_way & done:
+                    under_way.discard(task)
+                    yield task.result()
+        finally:
+            for task in under_way:
+                task.cancel()
+
+    async def _batch(self, request: pb.StreamEventsRequest) -> pb.StreamEventsResponse:
+        """One batch of a stream; its failure is its answer, and the stream goes on."""
+        try:
+            taken = await self._intake.ingest(request.events, request.min_revision)
+        except CairnError as error:
+            return pb.StreamEventsResponse(sequence=request.sequence, error=_batch_error(error))
+        return pb.StreamEventsResponse(
+            sequence=request.sequence,
+            accepted=taken.accepted,
+            duplicates=taken.duplicates,
+            refusals=taken.messages(),
+        )
+
+    async def UpsertProfiles(
+        self, request: pb.UpsertProfilesRequest, context: _Context
+    ) -> pb.UpsertProfilesResponse:
+        taken = await self._intake.upsert(request.profiles, request.mode)
+        return pb.UpsertProfilesResponse(accepted=taken.accepted, refusals=taken.messages())
+
+    async def GetProfile(self, request: pb.GetProfileRequest, context: _Context) -> pb.GetProfileResponse:
+        profile = await operations.get_profile(self._pool, self._bucket_count, request.name)
+        return pb.GetProfileResponse(profile=profile)
+
+    async def GetEnrollment(
+        self, request: pb.GetEnrollmentRequest, context: _Context
+    ) -> pb.GetEnrollmentResponse:
+        enrollment = await operations.get_enrollment(self._pool, self._bucket_count, self._book, request.name)
+        return pb.GetEnrollmentResponse(enrollment=enrollment)
+
+    async def ListEnrollments(
+        self, request: pb.ListEnrollmentsRequest, context: _Context
+    ) -> pb.ListEnrollmentsResponse:
+        return await operations.list_enrollments(self._pool, self._bucket_count, self._book, request)
+
+    async def GetTimeline(self, request: pb.GetTimelineRequest, context: _Context) -> pb.GetTimelineResponse:
+        return await operations.get_timeline(self._pool, self._bucket_count, request)
+
+
+class TimerSinkApi(TimerSinkServiceServicer):
+    """TimerSinkService, as the Scheduler's contract describes it."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    async def FireTimers(
+        self, request: scheduler_pb2.FireTimersRequest, context: _Context
+    ) -> scheduler_pb2.FireTimersResponse:
+        return scheduler_pb2.FireTimersResponse(answers=await self._intake.fire(request.timers))
+
+
+class ReceiptSinkApi(ReceiptSinkServiceServicer):
+    """ReceiptSinkService, as Activation's contract describes it."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    async def DeliverReceipts(
+        self, request: activation_pb2.DeliverReceiptsRequest, context: _Context
+    ) -> activation_pb2.DeliverReceiptsResponse:
+        await self._intake.record(request.receipts)
+        return activation_pb2.DeliverReceiptsResponse()
+
+
+async def _next(requests: AsyncIterator[pb.StreamEventsRequest]) -> pb.StreamEventsRequest | None:
+    """The next request; None after the last."""
+    return await anext(requests, None)
+
+
+def _batch_error(error: CairnError) -> pb.BatchError:
+    delay = None if error.retry_after_s is None else to_duration(round(error.retry_after_s * 1_000_000))
+    violations = "; ".join(f"{each.field}: {each.description}" for each in error.violations)
+    message = f"{error.message} {violations}".strip()
+    return pb.BatchError(reason=error.reason, message=message, retry_delay=delay)

@@ -1,0 +1,226 @@
+"""Owns the door: checks what comes, refuses what is wrong alone and what is too much at once, and waits for the lanes."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from cairn.api.activation.v1 import activation_pb2
+from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
+from cairn.api.evaluator.v1 import evaluator_pb2 as pb
+from cairn.api.scheduler.v1 import scheduler_pb2
+from cairn.evaluator import metrics
+from cairn.evaluator.book import JourneyBook
+from cairn.evaluator.inputs import (
+    Arrival,
+    EventArrival,
+    ProfileArrival,
+    ReceiptArrival,
+    Result,
+    Submission,
+    TimerArrival,
+)
+from cairn.evaluator.lane import Lane
+from cairn.evaluator.wire import Refused, check_event, check_profile, struct_to_json, to_event_input
+from cairn.journey.state import ReceiptInput, TimerInput
+from cairn.postgres.bucket import bucket_of
+from cairn.runtime.clock import from_timestamp, now_us
+from cairn.runtime.errors import CairnError, FieldViolation, invalid
+
+MAX_ITEMS = 10_000
+_RETRY_SECONDS = 0.5
+_REVISION_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class Taken:
+    """What became of a batch: how many were taken, how many of them were seen before, and those refused, by index."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    refusals: list[tuple[int, Refused]] = field(default_factory=list)
+
+    def messages(self) -> list[pb.Refusal]:
+        """The refusals as callers see them, in order of index."""
+        ordered = sorted(self.refusals, key=lambda refusal: refusal[0])
+        return [pb.Refusal(index=index, reason=each.reason, message=each.message) for index, each in ordered]
+
+
+class Intake:
+    """Where inputs come in. `dedup_us` is how long an event id is known again, in microseconds."""
+
+    def __init__(self, lanes: Sequence[Lane], book: JourneyBook, dedup_us: int) -> None:
+        self._lanes = lanes
+        self._book = book
+        self._dedup_us = dedup_us
+
+    async def ingest(self, events: Sequence[pb.Event], min_revision: int) -> Taken:
+        """Takes events; durable, and acted on, when it returns."""
+        check_size("events", events)
+        await self._wait_for(min_revision)
+        self._book.require()
+        now, taken = now_us(), Taken()
+        places: list[int] = []
+        arrivals: list[Arrival] = []
+        for index, event in enumerate(events):
+            try:
+                time_us = check_event(event, now, self._dedup_us)
+            except Refused as refusal:
+                taken.refusals.append((index, refusal))
+                continue
+            if self._book.concerned_by_event(event.name):
+                arrivals.append(EventArrival(event.profile_id, to_event_input(event, time_us)))
+                places.append(index)
+        results = await self._through_lanes(arrivals)
+        _collect(taken, places, results)
+        taken.accepted = len(events) - len(taken.refusals)
+        _count_events(taken, len(arrivals))
+        return taken
+
+    async def upsert(self, profiles: Sequence[pb.Profile], mode: "pb.UpsertMode.ValueType") -> Taken:
+        """Describes profiles; durable, and acted on, when it returns."""
+        check_size("profiles", profiles)
+        if mode not in pb.UpsertMode.values():
+            raise invalid("mode is no mode of an upsert.", [FieldViolation("mode", "say MERGE or REPLACE")])
+        self._book.require()
+        now, taken = now_us(), Taken()
+        places: list[int] = []
+        arrivals: list[Arrival] = []
+        for index, profile in enumerate(profiles):
+            try:
+                check_profile(profile)
+            except Refused as refusal:
+                taken.refusals.append((index, refusal))
+                continue
+            attributes = struct_to_json(profile.attributes)
+            replace = mode == pb.UPSERT_MODE_REPLACE
+            arrivals.append(ProfileArrival(profile.profile_id, attributes, profile.time_zone, replace, now))
+            places.append(index)
+        _collect(taken, places, await self._through_lanes(arrivals))
+        taken.accepted = len(profiles) - len(taken.refusals)
+        return taken
+
+    async def fire(
+        self, timers: Sequence[scheduler_pb2.Timer]
+    ) -> list["scheduler_pb2.TimerAnswer.ValueType"]:
+        """Acts on due timers; one answer for each."""
+        check_size("timers", timers)
+        self._book.require()
+        arrivals = [
+            TimerArrival(
+                timer.key,
+                timer.payload.decode(errors="replace"),
+                TimerInput(timer.timer_id, from_timestamp(timer.due_time)),
+            )
+            for timer in timers
+        ]
+        return [_TIMER_ANSWERS[_plain(result)] for result in await self._through_lanes(arrivals)]
+
+    async def record(self, receipts: Sequence[activation_pb2.Receipt]) -> None:
+        """Takes the fates of activations; durable when it returns."""
+        check_size("receipts", receipts)
+        self._book.require()
+        arrivals = [_receipt(receipt) for receipt in receipts]
+        results = await self._through_lanes(arrivals)
+        if any(result is Result.LATER for result in results):
+            raise _not_yet()
+
+    async def _wait_for(self, min_revision: int) -> None:
+        try:
+            async with asyncio.timeout(_REVISION_SECONDS):
+                await self._book.wait_for(min_revision)
+        except TimeoutError:
+            raise CairnError(
+                ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED,
+                f"revision {min_revision} is not served yet, {self._book.revision} is; repeat the call with the same ids.",
+            ) from None
+
+    async def _through_lanes(self, arrivals: Sequence[Arrival]) -> list[Result | Refused]:
+        """The result of each arrival, in order. Nothing of a call that a full lane refuses is taken."""
+        places: dict[int, list[int]] = {}
+        count = len(self._lanes)
+        for index, arrival in enumerate(arrivals):
+            places.setdefault(bucket_of(arrival.profile_id, count), []).append(index)
+        if any(self._lanes[bucket].is_full for bucket in places):
+            raise CairnError(
+                ErrorReason.ERROR_REASON_OVERLOADED,
+                "More is waiting than can be taken now; repeat the call after the delay.",
+                retry_after_s=_RETRY_SECONDS,
+            )
+        loop = asyncio.get_running_loop()
+        submissions = []
+        for bucket, indexes in places.items():
+            submission = Submission([arrivals[index] for index in indexes], loop.create_future())
+            self._lanes[bucket].submit(submission)
+            submissions.append(submission)
+        # All are waited for even if one fails: an exception that nobody fetches would be logged as lost.
+        answers = await asyncio.gather(*(each.done for each in submissions), return_exceptions=True)
+        results: list[Result | Refused] = [Result.FAILED] * len(arrivals)
+        for indexes, answer in zip(places.values(), answers, strict=True):
+            if isinstance(answer, BaseException):
+                raise answer
+            for index, result in zip(indexes, answer, strict=True):
+                results[index] = result
+        return results
+
+
+def check_size(field_name: str, items: Sequence[object]) -> None:
+    """Raises INVALID_ARGUMENT for a batch that is empty or too long."""
+    if not 1 <= len(items) <= MAX_ITEMS:
+        raise invalid(
+            f"{field_name} has {len(items)} items.",
+            [FieldViolation(field_name, f"has {len(items)} items; a call takes 1 to {MAX_ITEMS}")],
+        )
+
+
+def _collect(taken: Taken, places: Sequence[int], results: Sequence[Result | Refused]) -> None:
+    for index, result in zip(places, results, strict=True):
+        if isinstance(result, Refused):
+            taken.refusals.append((index, result))
+        elif result is Result.LATER:
+            raise _not_yet()
+        elif result is Result.FAILED:
+            # Refused, not failed: the producer would send it for ever, and all that stands beside it.
+            refusal = Refused(ErrorReason.ERROR_REASON_INTERNAL, "a defect of ours; the log tells more")
+            taken.refusals.append((index, refusal))
+        elif result is Result.DUPLICATE:
+            taken.duplicates += 1
+
+
+def _count_events(taken: Taken, concerned: int) -> None:
+    acted_on = concerned - taken.duplicates
+    metrics.EVENTS.labels("acted_on").inc(acted_on)
+    metrics.EVENTS.labels("duplicate").inc(taken.duplicates)
+    metrics.EVENTS.labels("of_no_concern").inc(taken.accepted - concerned)
+    metrics.EVENTS.labels("refused").inc(len(taken.refusals))
+
+
+def _receipt(receipt: activation_pb2.Receipt) -> ReceiptArrival:
+    state_us = from_timestamp(receipt.state_time)
+    entry = msgspec.json.encode([receipt.activation_id, receipt.state, state_us, receipt.detail])
+    return ReceiptArrival(
+        receipt.profile_id, ReceiptInput(receipt.activation_id), receipt.enrollment, state_us, entry.decode()
+    )
+
+
+def _plain(result: Result | Refused) -> Result:
+    return Result.FAILED if isinstance(result, Refused) else result
+
+
+def _not_yet() -> CairnError:
+    return CairnError(
+        ErrorReason.ERROR_REASON_NOT_READY,
+        "A journey's version is not known here yet; repeat the call with the same ids.",
+        retry_after_s=_RETRY_SECONDS,
+    )
+
+
+_TIMER_ANSWERS: dict[Result, "scheduler_pb2.TimerAnswer.ValueType"] = {
+    Result.ACTED_ON: scheduler_pb2.TIMER_ANSWER_ACCEPTED,
+    Result.DUPLICATE: scheduler_pb2.TIMER_ANSWER_STALE,
+    Result.STALE: scheduler_pb2.TIMER_ANSWER_STALE,
+    Result.LATER: scheduler_pb2.TIMER_ANSWER_RETRY,
+    # A defect repeats itself: people have to see it.
+    Result.FAILED: scheduler_pb2.TIMER_ANSWER_REFUSED,
+}

@@ -1,0 +1,167 @@
+"""Owns the calls that carry effects to the Scheduler and to Activation, and what their answers mean."""
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+
+from cairn.api.activation.v1 import activation_pb2
+from cairn.api.activation.v1.activation_pb2_grpc import ActivationServiceStub
+from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
+from cairn.api.scheduler.v1 import scheduler_pb2
+from cairn.api.scheduler.v1.scheduler_pb2_grpc import SchedulerServiceStub
+from cairn.evaluator import metrics
+from cairn.evaluator.store import OutboxRow
+from cairn.runtime.errors import CairnError, error_from_rpc
+
+MAX_ITEMS = 5_000
+MAX_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An effect that was refused for good."""
+
+    profile_id: str
+    effect_id: str
+    reason: ErrorReason.ValueType
+    message: str
+
+
+class Destination(Protocol):
+    """A receiver of effects."""
+
+    name: str
+
+    def part(self, row: OutboxRow) -> tuple[bytes, ...]:
+        """What of a row is for this destination; empty when nothing is."""
+
+    async def deliver(self, rows: Sequence[OutboxRow]) -> list[Refusal]:
+        """Hands over the effects of some rows, in order; returns those refused for good. CairnError when they have to come again."""
+
+
+class Scheduler:
+    """The Scheduler, as effects see it."""
+
+    name = "scheduler"
+
+    def __init__(self, channel: grpc.aio.Channel, deadline_s: float) -> None:
+        self._stub = SchedulerServiceStub(channel)
+        self._deadline_s = deadline_s
+
+    def part(self, row: OutboxRow) -> tuple[bytes, ...]:
+        return tuple(part for part in (row.schedule, row.cancel) if part)
+
+    async def deliver(self, rows: Sequence[OutboxRow]) -> list[Refusal]:
+        # Serialized messages put one behind the other are one message, with the lists put one behind the other.
+        timers = scheduler_pb2.ScheduleTimersRequest.FromString(_joined(row.schedule for row in rows)).timers
+        keys = scheduler_pb2.CancelTimersRequest.FromString(_joined(row.cancel for row in rows)).timers
+        refusals = await _hand_over("schedule", timers, self._schedule)
+        return refusals + await _hand_over("cancel", keys, self._cancel)
+
+    async def _schedule(self, timers: Sequence[scheduler_pb2.Timer]) -> list[Refusal]:
+        request = scheduler_pb2.ScheduleTimersRequest(timers=timers)
+        answer = await self._stub.ScheduleTimers(request, timeout=self._deadline_s)
+        return [
+            Refusal(timers[each.index].key, timers[each.index].timer_id, each.reason, each.message)
+            for each in answer.refusals
+        ]
+
+    async def _cancel(self, keys: Sequence[scheduler_pb2.TimerKey]) -> list[Refusal]:
+        await self._stub.CancelTimers(
+            scheduler_pb2.CancelTimersRequest(timers=keys), timeout=self._deadline_s
+        )
+        return []
+
+
+class Activation:
+    """Activation, as effects see it."""
+
+    name = "activation"
+
+    def __init__(self, channel: grpc.aio.Channel, deadline_s: float) -> None:
+        self._stub = ActivationServiceStub(channel)
+        self._deadline_s = deadline_s
+
+    def part(self, row: OutboxRow) -> tuple[bytes, ...]:
+        return tuple(part for part in (row.activate, row.withdraw) if part)
+
+    async def deliver(self, rows: Sequence[OutboxRow]) -> list[Refusal]:
+        activations = activation_pb2.ActivateRequest.FromString(
+            _joined(row.activate for row in rows)
+        ).activations
+        withdrawals = activation_pb2.WithdrawRequest.FromString(
+            _joined(row.withdraw for row in rows)
+        ).withdrawals
+        # Withdrawals first: what is asked for and taken back in one go must not leave in between.
+        refusals = await _hand_over("withdraw", withdrawals, self._withdraw)
+        return refusals + await _hand_over("activate", activations, self._activate)
+
+    async def _activate(self, activations: Sequence[activation_pb2.Activation]) -> list[Refusal]:
+        request = activation_pb2.ActivateRequest(activations=activations)
+        answer = await self._stub.Activate(request, timeout=self._deadline_s)
+        return [
+            Refusal(
+                activations[each.index].profile_id,
+                activations[each.index].activation_id,
+                each.reason,
+                each.message,
+            )
+            for each in answer.refusals
+        ]
+
+    async def _withdraw(self, withdrawals: Sequence[activation_pb2.Withdrawal]) -> list[Refusal]:
+        request = activation_pb2.WithdrawRequest(withdrawals=withdrawals)
+        await self._stub.Withdraw(request, timeout=self._deadline_s)
+        return []
+
+
+async def _hand_over(
+    kind: str, items: Sequence[Any], call: Callable[[Sequence[Any]], Awaitable[list[Refusal]]]
+) -> list[Refusal]:
+    refusals: list[Refusal] = []
+    for chunk in _chunks(items):
+        refused = await _call(chunk, call)
+        metrics.EFFECTS_REFUSED.labels(kind).inc(len(refused))
+        metrics.EFFECTS_SENT.labels(kind).inc(len(chunk) - len(refused))
+        refusals += refused
+    return refusals
+
+
+async def _call(
+    items: Sequence[Any], call: Callable[[Sequence[Any]], Awaitable[list[Refusal]]]
+) -> list[Refusal]:
+    """One call. When it is refused as a whole, its halves are tried, so that one bad item blocks nothing behind it."""
+    try:
+        return await call(items)
+    except grpc.aio.AioRpcError as error:
+        failure = error_from_rpc(error)
+        if failure.code is not grpc.StatusCode.INVALID_ARGUMENT:
+            raise failure from None
+    if len(items) > 1:
+        middle = len(items) // 2
+        return await _call(items[:middle], call) + await _call(items[middle:], call)
+    return [_refusal(items[0], failure)]
+
+
+def _refusal(item: Any, failure: CairnError) -> Refusal:
+    if isinstance(item, (scheduler_pb2.Timer, scheduler_pb2.TimerKey)):
+        return Refusal(item.key, item.timer_id, failure.reason, failure.message)
+    return Refusal(item.profile_id, item.activation_id, failure.reason, failure.message)
+
+
+def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Parts that fit a message, each with at least one item."""
+    start = size = 0
+    for index, item in enumerate(items):
+        size += item.ByteSize()
+        if index > start and (size > MAX_BYTES or index - start >= MAX_ITEMS):
+            yield items[start:index]
+            start, size = index, item.ByteSize()
+    if start < len(items):
+        yield items[start:]
+
+
+def _joined(parts: Iterator[bytes | None]) -> bytes:
+    return b"".join(part for part in parts if part)

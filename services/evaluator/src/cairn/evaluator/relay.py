@@ -1,0 +1,297 @@
+"""Owns the outbox: effects leave from memory as soon as they are committed, and from the table after a crash.
+
+Effects of a bucket leave in order, for each destination on its own, so that one that is down stops only its own. A row goes when all
+its destinations have accepted it. Rows of a writer that is gone are adopted.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+import structlog
+
+from cairn.evaluator import metrics, store
+from cairn.evaluator.evaluation import told_id
+from cairn.evaluator.peers import Destination, Refusal
+from cairn.evaluator.store import OutboxRow, RowKind, TimelineRow, to_json
+from cairn.postgres.identity import try_adopt
+from cairn.postgres.pool import Pool, is_unavailable
+from cairn.runtime.clock import now_us
+from cairn.runtime.errors import CairnError
+
+log = structlog.get_logger()
+
+WRITER_NAMESPACE = "evaluator-writer"
+
+_MAX_QUEUED_BYTES = 4 * 1024 * 1024
+_MAX_ROWS_A_CALL = 64
+_FLUSH_SECONDS = 0.05
+_SWEEP_SECONDS = 2.0
+_SWEEP_ROWS = 200
+_OLD_US = 2_000_000
+_MAX_PAUSE_SECONDS = 2.0
+
+
+class _Queue:
+    """What one destination has still to get of one bucket. What memory has no room for is read back from the table."""
+
+    def __init__(self) -> None:
+        self.rows: deque[OutboxRow] = deque()
+        self.bytes = 0
+        self.last_taken = 0
+        self.is_behind = False
+        self.wake = asyncio.Event()
+
+    def put(self, row: OutboxRow, size: int) -> None:
+        if self.is_behind or self.bytes + size > _MAX_QUEUED_BYTES:
+            self.is_behind = True
+        else:
+            self.rows.append(row)
+            self.bytes += size
+        self.wake.set()
+
+    def take(self) -> list[OutboxRow]:
+        """The next rows in memory that were not taken before."""
+        taken: list[OutboxRow] = []
+        while self.rows and len(taken) < _MAX_ROWS_A_CALL:
+            row = self.rows.popleft()
+            if row.sequence > self.last_taken:
+                taken.append(row)
+                self.last_taken = row.sequence
+        if not self.rows:
+            self.bytes = 0
+        return taken
+
+
+class Relay:
+    """A component that brings effects to their destinations. `writer` is this process's id in the outbox."""
+
+    name = "relay"
+
+    def __init__(
+        self, pool: Pool, writer: int, destinations: Sequence[Destination], bucket_count: int
+    ) -> None:
+        self._pool = pool
+        self._writer = writer
+        self._destinations = tuple(destinations)
+        self._bucket_count = bucket_count
+        self._queues = {
+            (destination.name, bucket): _Queue()
+            for destination in self._destinations
+            for bucket in range(bucket_count)
+        }
+        # For each bucket: which destinations have still to accept a row; None from when all have.
+        self._open: list[dict[int, set[str]]] = [{} for _ in range(bucket_count)]
+        self._accepted: list[dict[int, set[str]]] = [{} for _ in range(bucket_count)]
+        self._done: list[list[int]] = [[] for _ in range(bucket_count)]
+        self._tasks: list[asyncio.Task[None]] = []
+        self._unsent = {each.name: metrics.OUTBOX_UNSENT.labels(each.name) for each in self._destinations}
+
+    async def start(self) -> None:
+        """Begins to send, to tidy up and to look for what others left."""
+        for destination in self._destinations:
+            for bucket in range(self._bucket_count):
+                self._spawn(self._send_loop(destination, bucket), f"relay-{destination.name}-{bucket}")
+        self._spawn(self._every(_FLUSH_SECONDS, self._flush), "relay-flush")
+        self._spawn(self._every(_SWEEP_SECONDS, self._sweep), "relay-sweep")
+
+    async def drain(self) -> None:
+        """Sends what is committed, for as long as the drain may take; what stays is adopted by the next process."""
+        while any(self._open) or any(self._done):
+            await asyncio.sleep(_FLUSH_SECONDS)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def send(self, bucket: int, row: OutboxRow) -> None:
+        """Sends a committed row. Rows of a bucket come in the order of their sequence."""
+        if row.sequence in self._open[bucket]:
+            return
+        waiting = set()
+        for destination in self._destinations:
+            size = sum(len(part) for part in destination.part(row))
+            if size:
+                waiting.add(destination.name)
+                self._unsent[destination.name].inc()
+                self._queues[destination.name, bucket].put(row, size)
+        self._open[bucket][row.sequence] = waiting
+
+    async def read_back(self, bucket: int, sequence: int) -> None:
+        """Sends the row of this sequence, if a commit whose answer was lost has written it. Raises the driver's errors."""
+        rows = await store.read_outbox(self._pool, bucket, self._writer, sequence - 1, now_us(), 1)
+        for row in rows:
+            if row.sequence == sequence:
+                self.send(bucket, row)
+
+    # Sending
+
+    async def _send_loop(self, destination: Destination, bucket: int) -> None:
+        queue = self._queues[destination.name, bucket]
+        while True:
+            rows = await self._next(queue, bucket)
+            if rows:
+                await self._send_until_accepted(destination, bucket, rows)
+            else:
+                await queue.wake.wait()
+                queue.wake.clear()
+
+    async def _next(self, queue: _Queue, bucket: int) -> list[OutboxRow]:
+        rows = queue.take()
+        if rows or not queue.is_behind:
+            return rows
+        # From here on new rows come to memory again; those that the read brings too are known by their sequence.
+        queue.is_behind = False
+        try:
+            rows = await store.read_outbox(
+                self._pool, bucket, self._writer, queue.last_taken, now_us(), _MAX_ROWS_A_CALL
+            )
+        except Exception as error:
+            queue.is_behind = True
+            if not is_unavailable(error):
+                raise
+            await asyncio.sleep(_MAX_PAUSE_SECONDS)
+            return []
+        if len(rows) == _MAX_ROWS_A_CALL:
+            queue.is_behind = True
+            queue.rows.clear()
+            queue.bytes = 0
+        if rows:
+            queue.last_taken = rows[-1].sequence
+        queue.wake.set()
+        return rows
+
+    async def _send_until_accepted(
+        self, destination: Destination, bucket: int, rows: list[OutboxRow]
+    ) -> None:
+        failures = 0
+        while True:
+            try:
+                refusals = await destination.deliver(rows)
+                if refusals:
+                    await self._tell(bucket, destination, refusals)
+            except Exception as error:  # noqa: BLE001 - what is committed must be sent, whatever stands in the way
+                failures += 1
+                if failures == 1:
+                    _report(destination, error)
+                await asyncio.sleep(min(0.05 * 2 ** min(failures, 10), _MAX_PAUSE_SECONDS))
+            else:
+                if failures > 1:
+                    log.info("destination_back", destination=destination.name, failures=failures)
+                self._accept(destination, bucket, rows)
+                return
+
+    def _accept(self, destination: Destination, bucket: int, rows: Sequence[OutboxRow]) -> None:
+        for row in rows:
+            waiting = self._open[bucket].get(row.sequence)
+            if waiting is None or destination.name not in waiting:
+                continue
+            waiting.discard(destination.name)
+            self._unsent[destination.name].dec()
+            if waiting:
+                self._accepted[bucket].setdefault(row.sequence, set()).add(destination.name)
+            else:
+                del self._open[bucket][row.sequence]
+                self._accepted[bucket].pop(row.sequence, None)
+                self._done[bucket].append(row.sequence)
+
+    async def _tell(self, bucket: int, destination: Destination, refusals: Sequence[Refusal]) -> None:
+        """A refused effect becomes a row of the profile's timeline and blocks nothing."""
+        now = now_us()
+        rows = [
+            TimelineRow(
+                refusal.profile_id,
+                now,
+                told_id(refusal.effect_id, destination.name),
+                RowKind.REFUSAL,
+                to_json([refusal.effect_id, int(refusal.reason), refusal.message]),
+            )
+            for refusal in refusals
+        ]
+        await store.insert_timeline(self._pool, bucket, rows)
+        log.warning(
+            "effects_refused", destination=destination.name, count=len(refusals), first=refusals[0].message
+        )
+
+    # Tidying up
+
+    async def _flush(self) -> None:
+        """Deletes rows that all have accepted."""
+        for bucket in range(self._bucket_count):
+            if done := list(self._done[bucket]):
+                await store.delete_outbox(self._pool, bucket, self._writer, done)
+                del self._done[bucket][: len(done)]
+
+    async def _sweep(self) -> None:
+        """Settles halves, sends own rows that memory does not know, and adopts the rows of writers that are gone."""
+        for bucket in range(self._bucket_count):
+            await self._settle(bucket)
+            await self._send_forgotten(bucket)
+            for writer in await store.other_writers(self._pool, bucket, self._writer):
+                async with try_adopt(self._pool, WRITER_NAMESPACE, writer) as adopted:
+                    if adopted:
+                        await self._adopt(bucket, writer)
+
+    async def _settle(self, bucket: int) -> None:
+        halves, self._accepted[bucket] = self._accepted[bucket], {}
+        for destination in self._destinations:
+            sequences = [sequence for sequence, names in halves.items() if destination.name in names]
+            if sequences:
+                await store.settle_outbox(self._pool, bucket, self._writer, sequences, destination.name)
+
+    async def _send_forgotten(self, bucket: int) -> None:
+        """A commit that was thought lost may have come through after all."""
+        until = now_us() - _OLD_US
+        rows = await store.read_outbox(self._pool, bucket, self._writer, 0, until, _SWEEP_ROWS)
+        known, done = self._open[bucket], set(self._done[bucket])
+        if forgotten := [row for row in rows if row.sequence not in known and row.sequence not in done]:
+            await self._deliver_stored(bucket, self._writer, forgotten)
+
+    async def _adopt(self, bucket: int, writer: int) -> None:
+        while rows := await store.read_outbox(self._pool, bucket, writer, 0, now_us(), _MAX_ROWS_A_CALL):
+            if not await self._deliver_stored(bucket, writer, rows):
+                return
+            metrics.OUTBOX_ADOPTED.inc(len(rows))
+            log.info("outbox_adopted", bucket=bucket, rows=len(rows))
+
+    async def _deliver_stored(self, bucket: int, writer: int, rows: Sequence[OutboxRow]) -> bool:
+        """Hands over stored rows outside any queue. Whether all is done; a destination that is away keeps its part."""
+        sequences, complete = [row.sequence for row in rows], True
+        for destination in self._destinations:
+            try:
+                refusals = await destination.deliver(rows)
+            except CairnError:
+                complete = False
+                continue
+            if refusals:
+                await self._tell(bucket, destination, refusals)
+            await store.settle_outbox(self._pool, bucket, writer, sequences, destination.name)
+        if complete:
+            await store.delete_outbox(self._pool, bucket, writer, sequences)
+        return complete
+
+    async def _every(self, seconds: float, act: Callable[[], Awaitable[None]]) -> None:
+        failing = False
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await act()
+                failing = False
+            except Exception as error:
+                if not failing and not is_unavailable(error) and not isinstance(error, CairnError):
+                    log.error("relay_round_failed", exc_info=error)
+                elif not failing:
+                    log.warning("relay_waits", error=type(error).__name__)
+                failing = True
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
+
+
+def _report(destination: Destination, error: Exception) -> None:
+    if isinstance(error, CairnError) or is_unavailable(error):
+        log.warning("destination_away", destination=destination.name, error=str(error))
+    else:
+        log.error("relay_failed", destination=destination.name, exc_info=error)

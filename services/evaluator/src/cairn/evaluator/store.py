@@ -1,0 +1,345 @@
+"""Owns every SQL statement of the Evaluator. Each hot one names one bucket, as one scalar parameter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from enum import IntEnum
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from cairn.postgres.partitions import drop_partitions, ensure_partitions
+from cairn.postgres.pool import AnyConnection, Pool
+from cairn.runtime.clock import from_datetime, to_datetime
+
+
+class RowKind(IntEnum):
+    """What a row of the timeline holds."""
+
+    TRANSITIONS = 1
+    RECEIPT = 2
+    REFUSAL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRow:
+    """A profile as stored; `attributes` and `standings` are JSON texts."""
+
+    profile_id: str
+    revision: int
+    attributes: str
+    time_zone: str
+    standings: str
+    update_us: int
+
+
+@dataclass(slots=True)
+class ProfileWrite:
+    """A profile as it shall be: `revision` is one more than what was read, `attributes` None when they stay."""
+
+    profile_id: str
+    revision: int
+    attributes: str | None
+    time_zone: str
+    standings: str
+
+
+@dataclass(slots=True)
+class TimelineRow:
+    """One row of a profile's timeline; `entries` is a JSON text."""
+
+    profile_id: str
+    record_us: int
+    row_id: int
+    kind: RowKind
+    entries: str
+
+
+@dataclass(slots=True)
+class OutboxRow:
+    """The effects of one batch; each part is a serialized request of the contract, or None."""
+
+    writer: int
+    sequence: int
+    schedule: bytes | None = None
+    cancel: bytes | None = None
+    activate: bytes | None = None
+    withdraw: bytes | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be sent."""
+        return not (self.schedule or self.cancel or self.activate or self.withdraw)
+
+
+@dataclass(slots=True)
+class Appendix:
+    """What goes with the swaps that were won: (profile_id, event_id) pairs, rows of the timeline, the effects."""
+
+    event_ids: list[tuple[str, str]] = field(default_factory=list)
+    timeline: list[TimelineRow] = field(default_factory=list)
+    outbox: OutboxRow | None = None
+
+
+_LOAD_PROFILES = """
+SELECT profile_id, revision, attributes, time_zone, standings, update_time
+FROM profiles WHERE bucket = $1 AND profile_id = ANY($2::text[])
+"""
+
+
+async def load_profiles(
+    db: Pool | AnyConnection, bucket: int, profile_ids: Sequence[str]
+) -> list[ProfileRow]:
+    """The stored ones of these profiles."""
+    return [_profile(row) for row in await db.fetch(_LOAD_PROFILES, bucket, profile_ids)]
+
+
+_SEEN = """
+SELECT e.profile_id, e.event_id
+FROM unnest($2::text[], $3::text[]) AS u (profile_id, event_id)
+JOIN event_ids e ON e.bucket = $1 AND e.profile_id = u.profile_id AND e.event_id = u.event_id AND e.arrival_time >= $4
+"""
+
+
+async def find_seen(
+    db: Pool | AnyConnection, bucket: int, pairs: Sequence[tuple[str, str]], since_us: int
+) -> set[tuple[str, str]]:
+    """Those of the (profile_id, event_id) pairs that arrived at `since_us` or later and were acted on."""
+    profile_ids, event_ids = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    rows = await db.fetch(_SEEN, bucket, profile_ids, event_ids, to_datetime(since_us))
+    return {(row[0], row[1]) for row in rows}
+
+
+# The swap: an absent profile counts as revision 0. Rows come in the order of the arrays, which is the order of the keys, so that two
+# writers that meet cannot wait for each other in a ring.
+_SWAP = """
+INSERT INTO profiles AS p (bucket, profile_id, revision, attributes, time_zone, standings, update_time)
+SELECT $1, u.profile_id, u.revision, u.attributes::json, u.time_zone, u.standings::json, $7
+FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[])
+    AS u (profile_id, revision, attributes, time_zone, standings)
+ON CONFLICT (bucket, profile_id) DO UPDATE SET
+    revision = excluded.revision,
+    attributes = coalesce(excluded.attributes, p.attributes),
+    time_zone = excluded.time_zone,
+    standings = excluded.standings,
+    update_time = excluded.update_time
+WHERE p.bucket = $1 AND p.revision = excluded.revision - 1
+RETURNING p.profile_id
+"""
+
+
+async def swap_profiles(
+    connection: AnyConnection, bucket: int, writes: Sequence[ProfileWrite], now_us: int
+) -> set[str]:
+    """Writes each profile whose revision is still the one that was read; returns the ids of those written.
+
+    `writes` are in the order of their ids, each id once.
+    """
+    rows = await connection.fetch(
+        _SWAP,
+        bucket,
+        [write.profile_id for write in writes],
+        [write.revision for write in writes],
+        [write.attributes for write in writes],
+        [write.time_zone for write in writes],
+        [write.standings for write in writes],
+        to_datetime(now_us),
+    )
+    return {row[0] for row in rows}
+
+
+# One statement for all that goes with the swaps: a round trip is what costs.
+_APPEND = """
+WITH new_ids AS (
+    INSERT INTO event_ids (bucket, profile_id, event_id, arrival_time)
+    SELECT $1, u.profile_id, u.event_id, $4 FROM unnest($2::text[], $3::text[]) AS u (profile_id, event_id)
+), new_rows AS (
+    INSERT INTO timeline (bucket, profile_id, record_time, row_id, kind, entries)
+    SELECT $1, u.profile_id, u.record_time, u.row_id, u.kind, u.entries::json
+    FROM unnest($5::text[], $6::timestamptz[], $7::bigint[], $8::smallint[], $9::text[])
+        AS u (profile_id, record_time, row_id, kind, entries)
+    ON CONFLICT DO NOTHING
+)
+INSERT INTO outbox (bucket, writer, sequence, write_time, schedule, cancel, activate, withdraw)
+SELECT $1, $10, $11, $4, $12, $13, $14, $15 WHERE $16
+"""
+
+
+async def append(connection: AnyConnection, bucket: int, appendix: Appendix, now_us: int) -> None:
+    """Writes what goes with the swaps, in the same transaction."""
+    rows, outbox = appendix.timeline, appendix.outbox or OutboxRow(0, 0)
+    await connection.execute(
+        _APPEND,
+        bucket,
+        [pair[0] for pair in appendix.event_ids],
+        [pair[1] for pair in appendix.event_ids],
+        to_datetime(now_us),
+        [row.profile_id for row in rows],
+        [to_datetime(row.record_us) for row in rows],
+        [row.row_id for row in rows],
+        [row.kind for row in rows],
+        [row.entries for row in rows],
+        outbox.writer,
+        outbox.sequence,
+        outbox.schedule,
+        outbox.cancel,
+        outbox.activate,
+        outbox.withdraw,
+        not outbox.is_empty,
+    )
+
+
+_OWN_OUTBOX = """
+SELECT writer, sequence, schedule, cancel, activate, withdraw FROM outbox
+WHERE bucket = $1 AND writer = $2 AND sequence > $3 AND write_time <= $4 ORDER BY sequence LIMIT $5
+"""
+
+
+async def read_outbox(
+    db: Pool | AnyConnection, bucket: int, writer: int, after: int, until_us: int, limit: int
+) -> list[OutboxRow]:
+    """A writer's rows after a sequence, written at `until_us` or before, in order."""
+    rows = await db.fetch(_OWN_OUTBOX, bucket, writer, after, to_datetime(until_us), limit)
+    return [OutboxRow(*row) for row in rows]
+
+
+_OTHER_WRITERS = "SELECT DISTINCT writer FROM outbox WHERE bucket = $1 AND writer <> $2"
+
+
+async def other_writers(db: Pool | AnyConnection, bucket: int, writer: int) -> list[int]:
+    """Who else has rows in the outbox."""
+    return [row[0] for row in await db.fetch(_OTHER_WRITERS, bucket, writer)]
+
+
+_DELETE_OUTBOX = "DELETE FROM outbox WHERE bucket = $1 AND writer = $2 AND sequence = ANY($3::bigint[])"
+
+
+async def delete_outbox(db: Pool | AnyConnection, bucket: int, writer: int, sequences: Sequence[int]) -> None:
+    """Forgets rows that all destinations have accepted."""
+    await db.execute(_DELETE_OUTBOX, bucket, writer, sequences)
+
+
+_SETTLE_SCHEDULER = """
+UPDATE outbox SET schedule = NULL, cancel = NULL
+WHERE bucket = $1 AND writer = $2 AND sequence = ANY($3::bigint[])
+"""
+_SETTLE_ACTIVATION = """
+UPDATE outbox SET activate = NULL, withdraw = NULL
+WHERE bucket = $1 AND writer = $2 AND sequence = ANY($3::bigint[])
+"""
+
+
+async def settle_outbox(
+    db: Pool | AnyConnection, bucket: int, writer: int, sequences: Sequence[int], destination: str
+) -> None:
+    """Strikes the part that one destination has accepted, where the other keeps the row waiting."""
+    statement = _SETTLE_SCHEDULER if destination == "scheduler" else _SETTLE_ACTIVATION
+    await db.execute(statement, bucket, writer, sequences)
+
+
+_INSERT_TIMELINE = """
+INSERT INTO timeline (bucket, profile_id, record_time, row_id, kind, entries)
+SELECT $1, u.profile_id, u.record_time, u.row_id, u.kind, u.entries::json
+FROM unnest($2::text[], $3::timestamptz[], $4::bigint[], $5::smallint[], $6::text[])
+    AS u (profile_id, record_time, row_id, kind, entries)
+ON CONFLICT DO NOTHING
+"""
+
+
+async def insert_timeline(db: Pool | AnyConnection, bucket: int, rows: Sequence[TimelineRow]) -> None:
+    """Adds rows to timelines outside a swap; those that are there already stay as they are."""
+    await db.execute(
+        _INSERT_TIMELINE,
+        bucket,
+        [row.profile_id for row in rows],
+        [to_datetime(row.record_us) for row in rows],
+        [row.row_id for row in rows],
+        [row.kind for row in rows],
+        [row.entries for row in rows],
+    )
+
+
+_TIMELINE = """
+SELECT record_time, row_id, kind, entries FROM timeline
+WHERE bucket = $1 AND profile_id = $2 AND (record_time, row_id) < ($3, $4)
+ORDER BY record_time DESC, row_id DESC LIMIT $5
+"""
+
+
+async def read_timeline(
+    db: Pool, bucket: int, profile_id: str, before: tuple[int, int], limit: int
+) -> list[TimelineRow]:
+    """Rows of one timeline before a place (record time, row id), newest first."""
+    rows = await db.fetch(_TIMELINE, bucket, profile_id, to_datetime(before[0]), before[1], limit)
+    return [TimelineRow(profile_id, from_datetime(row[0]), row[1], RowKind(row[2]), row[3]) for row in rows]
+
+
+_LIST_PROFILES = """
+SELECT profile_id, revision, attributes, time_zone, standings, update_time FROM profiles
+WHERE bucket = $1 AND profile_id > $2 AND ($3 = '' OR (standings -> $3) IS NOT NULL)
+ORDER BY profile_id LIMIT $4
+"""
+
+
+async def list_profiles(db: Pool, bucket: int, after: str, journey_id: str, limit: int) -> list[ProfileRow]:
+    """Profiles of a bucket in order of id; with a journey's id, those that stand somehow with it."""
+    return [_profile(row) for row in await db.fetch(_LIST_PROFILES, bucket, after, journey_id, limit)]
+
+
+_READ_VERSIONS = "SELECT document FROM journey_versions ORDER BY revision, journey_id"
+_READ_REVISION = "SELECT revision FROM journey_revision"
+
+
+async def read_journeys(db: Pool) -> tuple[int | None, list[bytes]]:
+    """The revision up to which journeys are known (None: none ever came) and their versions as serialized messages."""
+    revision = await db.fetchval(_READ_REVISION)
+    return revision, [row[0] for row in await db.fetch(_READ_VERSIONS)]
+
+
+_WRITE_VERSIONS = """
+INSERT INTO journey_versions (journey_id, version, revision, document)
+SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bytea[]) ON CONFLICT DO NOTHING
+"""
+_WRITE_REVISION = """
+INSERT INTO journey_revision (only_row, revision) VALUES (true, $1)
+ON CONFLICT (only_row) DO UPDATE SET revision = greatest(journey_revision.revision, excluded.revision)
+"""
+
+
+async def write_journeys(db: Pool, revision: int, versions: Sequence[tuple[str, int, int, bytes]]) -> None:
+    """Keeps versions, as (journey_id, version, revision, serialized message), and the revision that they complete."""
+    async with db.acquire() as connection, connection.transaction():
+        if versions:
+            await connection.execute(
+                _WRITE_VERSIONS, *(list(column) for column in zip(*versions, strict=True))
+            )
+        await connection.execute(_WRITE_REVISION, revision)
+
+
+async def keep_partitions(db: Pool, today: date, dedup_days: int, timeline_days: int) -> None:
+    """Makes the days that are needed and drops those that are over."""
+    async with db.acquire() as connection:
+        # Receipts carry the time of their state, which is older than their arrival when we were away.
+        await ensure_partitions(connection, "timeline", today - timedelta(days=2), 5)
+        await ensure_partitions(connection, "event_ids", today - timedelta(days=1), 4)
+        # One day more than the window: the day on which it ends is not over yet.
+        await drop_partitions(connection, "event_ids", today - timedelta(days=dedup_days + 1))
+        await drop_partitions(connection, "timeline", today - timedelta(days=timeline_days))
+
+
+def utc_day(time_us: int) -> date:
+    """The UTC day of a time."""
+    return datetime.fromtimestamp(time_us // 1_000_000, UTC).date()
+
+
+def _profile(row: asyncpg.Record) -> ProfileRow:
+    profile_id, revision, attributes, time_zone, standings, updated = row
+    return ProfileRow(
+        profile_id, revision, attributes or "{}", time_zone or "", standings or "{}", from_datetime(updated)
+    )
+
+
+def to_json(value: Any) -> str:
+    """A value as the JSON text that the tables hold."""
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,104 @@
+"""Owns the watch of Definition: what is published is kept in our own schema first, then served, then acknowledged."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import grpc
+import structlog
+
+from cairn.api.definition.v1 import definition_pb2, journey_pb2
+from cairn.api.definition.v1.definition_pb2_grpc import DefinitionServiceStub
+from cairn.evaluator import store
+from cairn.evaluator.book import JourneyBook, parse_versions
+from cairn.journey.parse import short_name
+from cairn.postgres.pool import Pool, is_unavailable
+
+log = structlog.get_logger()
+
+_MAX_PAUSE_SECONDS = 2.0
+# Definition sends a heartbeat every few seconds; a stream that is silent for longer is dead.
+_SILENCE_SECONDS = 20.0
+
+
+class JourneyWatch:
+    """A component that keeps the book of journeys in step with Definition, and goes on with what it has without it."""
+
+    name = "journey-watch"
+
+    def __init__(self, pool: Pool, channel: grpc.aio.Channel, book: JourneyBook, watcher: str) -> None:
+        self._pool = pool
+        self._stub = DefinitionServiceStub(channel)
+        self._book = book
+        self._watcher = watcher
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Serves what our own schema holds, then watches in the background."""
+        await self.reload()
+        self._task = asyncio.create_task(self._run(), name=self.name)
+
+    async def drain(self) -> None:
+        """Nothing was accepted."""
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await self._stub.AcknowledgeRevision(
+                definition_pb2.AcknowledgeRevisionRequest(watcher=self._watcher, leaving=True), timeout=1.0
+            )
+
+    async def reload(self) -> None:
+        """Serves what any replica has kept; called too when an enrollment is in a version that is not known here."""
+        revision, documents = await store.read_journeys(self._pool)
+        if revision is not None:
+            await self._book.add(revision, parse_versions(documents))
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                async for answer in self._answers():
+                    await self._take(answer)
+                    failures = 0
+            except Exception as error:  # noqa: BLE001 - whatever it was, the next watch resumes where this one ended
+                self._report(error, failures)
+            failures += 1
+            await asyncio.sleep(min(0.1 * 2 ** min(failures, 10), _MAX_PAUSE_SECONDS))
+
+    async def _answers(self) -> AsyncIterator[definition_pb2.WatchJourneysResponse]:
+        request = definition_pb2.WatchJourneysRequest(after_revision=self._book.revision)
+        call = self._stub.WatchJourneys(request)
+        try:
+            while True:
+                answer = await asyncio.wait_for(call.read(), _SILENCE_SECONDS)
+                if answer is grpc.aio.EOF:
+                    return
+                yield answer
+        finally:
+            call.cancel()
+
+    async def _take(self, answer: definition_pb2.WatchJourneysResponse) -> None:
+        if answer.versions or answer.revision > self._book.revision or not self._book.is_known:
+            await store.write_journeys(self._pool, answer.revision, [_row(each) for each in answer.versions])
+            await self._book.add(answer.revision, answer.versions)
+            if answer.versions:
+                log.info("journeys_served", revision=answer.revision, versions=len(answer.versions))
+        await self._stub.AcknowledgeRevision(
+            definition_pb2.AcknowledgeRevisionRequest(watcher=self._watcher, revision=self._book.revision)
+        )
+
+    def _report(self, error: Exception, failures: int) -> None:
+        if failures:
+            return
+        if isinstance(error, (grpc.aio.AioRpcError, TimeoutError)) or is_unavailable(error):
+            log.warning("definition_away", error=type(error).__name__, serving_revision=self._book.revision)
+        else:
+            log.error("journey_watch_failed", exc_info=error)
+
+
+def _row(version: journey_pb2.JourneyVersion) -> tuple[str, int, int, bytes]:
+    journey_id = short_name("journeys", version.journey.name)
+    return journey_id, version.version, version.revision, version.SerializeToString()

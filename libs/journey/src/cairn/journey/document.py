@@ -168,7 +168,9 @@ class _Reader:
 
     def field(self, key: yaml.Node, descriptor: Any, path: str) -> FieldDescriptor | None:
         name = key.value if isinstance(key, yaml.ScalarNode) else ""
-        field = descriptor.fields_by_name.get(name) or descriptor.fields_by_camelcase_name.get(name)
+        field: FieldDescriptor | None = descriptor.fields_by_name.get(
+            name
+        ) or descriptor.fields_by_camelcase_name.get(name)
         if field is None:
             near = difflib.get_close_matches(name, descriptor.fields_by_name, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {_fields(descriptor)}"

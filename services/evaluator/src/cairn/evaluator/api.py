@@ -57,7 +57,7 @@ class EvaluatorApi(EvaluatorServiceServicer):
             accepted=taken.accepted, duplicates=taken.duplicates, refusals=taken.messages()
         )
 
-    async def StreamEvents(  # type: ignore[override]  # the stub knows only iterators of responses
+    async def StreamEvents(
         self, request_iterator: AsyncIterable[pb.StreamEventsRequest], context: _Context
     ) -> AsyncIterator[pb.StreamEventsResponse]:
         under_way: set[asyncio.Task[pb.StreamEventsResponse]] = set()

@@ -74,7 +74,7 @@ class JourneyWatch:
         try:
             while True:
                 answer = await asyncio.wait_for(call.read(), _SILENCE_SECONDS)
-                if answer is grpc.aio.EOF:
+                if not isinstance(answer, definition_pb2.WatchJourneysResponse):  # the end of the stream
                     return
                 yield answer
         finally:

@@ -1,0 +1,84 @@
+"""Owns a service's database: its pool, its dedicated connections and its schema, opened and closed as one component."""
+
+import asyncio
+from typing import Self
+
+from cairn.postgres.migrations import check_schema, load_migrations, migrate
+from cairn.postgres.pool import Connection, Pool, connect, connect_pool
+from cairn.postgres.roles import read_bucket_count
+from cairn.runtime.settings import ServiceSettings, environment_name
+
+_CLOSE_SECONDS = 5.0
+
+
+class Database:
+    """What the service of a name has in Postgres: the schema of its name, under the role of its settings.
+
+    A component: opened when the service is built, closed after all that use it have stopped.
+    """
+
+    name = "database"
+
+    def __init__(self, service: str, settings: ServiceSettings, pool: Pool, bucket_count: int) -> None:
+        self.pool = pool
+        self.bucket_count = bucket_count
+        self._service = service
+        self._settings = settings
+
+    @classmethod
+    async def open(cls, service: str, settings: ServiceSettings) -> Self:
+        """Connects, and checks that the schema is the one that this program knows; StartupError with one line otherwise."""
+        pool = await connect_pool(
+            settings.postgres_dsn.get_secret_value(),
+            role=settings.postgres_role,
+            schema=service,
+            application_name=f"cairn-{service}",
+            max_size=settings.postgres_pool_size,
+            setting=environment_name(settings, "postgres_dsn"),
+        )
+        try:
+            await check_schema(pool, service, load_migrations(f"cairn.{service}"))
+            return cls(service, settings, pool, await read_bucket_count(pool))
+        except BaseException:
+            pool.terminate()
+            raise
+
+    async def connect(self) -> Connection:
+        """One connection outside the pool, for locks and notices."""
+        return await _connect(self._service, self._settings)
+
+    async def start(self) -> None:
+        """It is open already: what uses it was constructed with it."""
+
+    async def drain(self) -> None:
+        """What uses it finishes its own work."""
+
+    async def stop(self) -> None:
+        """Closes the pool; what Postgres does not answer in time is cut."""
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self.pool.close()
+        except TimeoutError:
+            self.pool.terminate()
+
+
+async def migrate_service(service: str, settings: ServiceSettings) -> str:
+    """Applies what is missing of a service's schema; the line to print."""
+    migrations = load_migrations(f"cairn.{service}")
+    connection = await _connect(service, settings)
+    try:
+        applied = await migrate(connection, service, migrations)
+    finally:
+        await connection.close()
+    done = ", ".join(migration.file for migration in applied) or "nothing was missing"
+    return f"The schema '{service}' is at version {len(migrations)}: {done}."
+
+
+async def _connect(service: str, settings: ServiceSettings) -> Connection:
+    return await connect(
+        settings.postgres_dsn.get_secret_value(),
+        role=settings.postgres_role,
+        schema=service,
+        application_name=f"cairn-{service}",
+        setting=environment_name(settings, "postgres_dsn"),
+    )

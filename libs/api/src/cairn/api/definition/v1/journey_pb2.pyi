@@ -413,7 +413,7 @@ class Step(_message.Message):
     ACTIVATION_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name, unique in its stage. Default: derived from its place, `{stage}/{number}`."""
+    """Its id, unique in the journey; matches the same pattern as an id. Default: derived from its place, `{stage}/{number}`."""
     @_builtins.property
     def wait(self) -> Global___Wait:
         """Waits."""
@@ -453,7 +453,7 @@ class Wait(_message.Message):
     DURATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
-        """How long, from the logical time at which the step was reached. 1 second to 24 days. Required."""
+        """How long, from the logical time at which the step was reached. More than 0, at most 366 days. Required."""
 
     def __init__(
         self,

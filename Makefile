@@ -1,0 +1,69 @@
+# Everything that one does with this checkout. Each target installs what it needs into .venv first.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+BIN := .venv/bin
+READY := .venv/ready
+# The system's own settings must not leak into ours: the environment decides nothing but what is named here.
+unexport PYTHONPATH PYTHONHOME
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+ARGS ?=
+
+.PHONY: help setup demo up test unit check lint types imports fmt protos docs lock clean
+
+help: ## Show this
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements.lock tools/setup.sh $(wildcard libs/*/pyproject.toml services/*/pyproject.toml)
+	@sh tools/setup.sh
+
+##@ Use
+setup: $(READY) ## Install everything into .venv
+
+demo: $(READY) ## Both example journeys, end to end, in one screen (ARGS="--mailbox DIR")
+	@$(BIN)/cairn demo $(ARGS)
+
+up: $(READY) ## The four services and a Postgres, until Ctrl-C (ARGS="--help")
+	@$(BIN)/cairn up $(ARGS)
+
+##@ Test
+test: $(READY) ## All tests, under 5 minutes (ARGS="-k wait")
+	@$(BIN)/python -m pytest $(ARGS)
+
+unit: $(READY) ## The tests that need no other process, in seconds
+	@$(BIN)/python -m pytest tests/unit tests/property $(ARGS)
+
+check: $(READY) lint types imports ## Everything that CI does
+	@$(BIN)/python tools/protos.py --check
+	@$(BIN)/python tools/settings.py --check
+	@$(BIN)/python tools/lock.py --check
+	@$(BIN)/python -m pytest
+
+lint: $(READY) ## Style of Python and protos, and that the contract stays compatible
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@cd protos && buf lint && buf format --diff --exit-code && buf breaking --against baseline.binpb
+
+types: $(READY) ## mypy, strict
+	@$(BIN)/mypy
+
+imports: $(READY) ## Who may import whom
+	@$(BIN)/lint-imports --no-cache
+
+##@ Change
+fmt: $(READY) ## Format Python and protos, and mend what can be mended
+	@$(BIN)/ruff check --fix --exit-zero --quiet
+	@$(BIN)/ruff format
+	@cd protos && buf format --write
+
+protos: $(READY) ## Make the stubs in libs/api from protos/
+	@$(BIN)/python tools/protos.py
+
+docs: $(READY) ## Make the settings tables in the READMEs
+	@$(BIN)/python tools/settings.py
+
+lock: $(READY) ## Pin the dependencies anew
+	@$(BIN)/python tools/lock.py
+
+clean: ## Remove .venv and all caches
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -75,8 +75,8 @@ def main() -> int:
                 or path not in committed
                 or not filecmp.cmp(fresh / path, STUBS / path, shallow=False)
             )
-            for path in stale:
-                print(f"protos: {path} is stale; run `make protos`", file=sys.stderr)
+            for name in stale:
+                print(f"protos: {name} is stale; run `make protos`", file=sys.stderr)
             return 1 if stale else 0
         for path in committed - made:
             (STUBS / path).unlink()

@@ -5,7 +5,7 @@ from typing import Self
 
 from cairn.postgres.migrations import check_schema, load_migrations, migrate
 from cairn.postgres.pool import Connection, Pool, connect, connect_pool
-from cairn.postgres.roles import read_bucket_count
+from cairn.postgres.roles import ensure_database, ensure_roles, read_bucket_count, role_of
 from cairn.runtime.settings import ServiceSettings, environment_name
 
 _CLOSE_SECONDS = 5.0
@@ -45,7 +45,7 @@ class Database:
 
     async def connect(self) -> Connection:
         """One connection outside the pool, for locks and notices."""
-        return await _connect(self._service, self._settings)
+        return await _connect(self._service, self._settings, role=self._settings.postgres_role)
 
     async def start(self) -> None:
         """It is open already: what uses it was constructed with it."""
@@ -63,21 +63,30 @@ class Database:
 
 
 async def migrate_service(service: str, settings: ServiceSettings) -> str:
-    """Applies what is missing of a service's schema; the line to print."""
+    """Makes what is missing of a service's role, schema and tables; the line to print.
+
+    The login of the settings needs the right to make roles and schemas only where there are none yet.
+    """
     migrations = load_migrations(f"cairn.{service}")
-    connection = await _connect(service, settings)
+    admin = await _connect(service, settings, role="")
     try:
-        applied = await migrate(connection, service, migrations)
+        await ensure_roles(admin, [service])
+        await ensure_database(admin)
     finally:
-        await connection.close()
+        await admin.close()
+    owner = await _connect(service, settings, role=role_of(service))
+    try:
+        applied = await migrate(owner, service, migrations)
+    finally:
+        await owner.close()
     done = ", ".join(migration.file for migration in applied) or "nothing was missing"
     return f"The schema '{service}' is at version {len(migrations)}: {done}."
 
 
-async def _connect(service: str, settings: ServiceSettings) -> Connection:
+async def _connect(service: str, settings: ServiceSettings, *, role: str) -> Connection:
     return await connect(
         settings.postgres_dsn.get_secret_value(),
-        role=settings.postgres_role,
+        role=role,
         schema=service,
         application_name=f"cairn-{service}",
         setting=environment_name(settings, "postgres_dsn"),

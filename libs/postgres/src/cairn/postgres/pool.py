@@ -45,6 +45,7 @@ _TRANSIENT = (
     driver.LockNotAvailableError,
     driver.InvalidCachedStatementError,  # a migration under a running service; the driver has dropped its cache
     driver.OutdatedSchemaCacheError,
+    asyncpg.InternalClientError,  # the driver lost track of the protocol: a connection that was cut in mid-answer
 )
 
 

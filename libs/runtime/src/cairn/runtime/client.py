@@ -3,7 +3,8 @@
 Refuses to wait for ever, and to send a token in the clear to another machine.
 """
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import grpc
@@ -42,6 +43,24 @@ def open_channel(address: str, settings: ClientSettings) -> grpc.aio.Channel:
     else:
         channel = grpc.aio.insecure_channel(address, _options(settings))
     return _CairnChannel(channel, token, settings.default_deadline_seconds)
+
+
+class Channels:
+    """A component: the channels to other services, closed after all that use them have stopped."""
+
+    name = "channels"
+
+    def __init__(self, channels: Sequence[grpc.aio.Channel]) -> None:
+        self._channels = channels
+
+    async def start(self) -> None:
+        """They connect when they are first used."""
+
+    async def drain(self) -> None:
+        """What uses them finishes its own work."""
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(channel.close() for channel in self._channels))
 
 
 class _CairnChannel(grpc.aio.Channel):

@@ -75,6 +75,8 @@ def configure_logging(service: str, level: str, fmt: str) -> None:
     root.handlers = [handler]
     # Libraries tell at INFO what our own lines say better.
     root.setLevel(max(threshold, logging.WARNING))
+    # It tells of every try to reconnect, with a traceback; our own loops say once that Postgres is away.
+    logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)
 
 
 def shared_processors(service: str) -> list[Processor]:

@@ -63,7 +63,7 @@ class GrpcServer:
         self._settings = settings
         self._names = [binding.full_name for binding in bindings]
         self.port = 0
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # missing in the stub
+        self._health = health.aio.HealthServicer()
         check_door(settings)
         around = Surroundings(_authorizer(settings), drain, settings.default_deadline_seconds)
         self._server = grpc.aio.server(
@@ -109,7 +109,7 @@ class GrpcServer:
         grace."""
         await self._server.stop(grace_s)
 
-    async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus.ValueType") -> None:
+    async def _set_health(self, status: Any) -> None:
         for name in ("", *self._names):
             await self._health.set(name, status)
 

@@ -14,7 +14,7 @@ from cairn.api.evaluator.v1.evaluator_pb2_grpc import add_EvaluatorServiceServic
 from cairn.api.scheduler.v1.scheduler_pb2_grpc import add_TimerSinkServiceServicer_to_server
 from cairn.evaluator import api
 from cairn.evaluator.book import JourneyBook
-from cairn.evaluator.components import Channels, Lanes, Partitions, WriterName
+from cairn.evaluator.components import Lanes, Partitions, WriterName
 from cairn.evaluator.intake import Intake
 from cairn.evaluator.lane import Lane, LaneSettings
 from cairn.evaluator.peers import Activation, Scheduler
@@ -23,7 +23,7 @@ from cairn.evaluator.settings import EvaluatorSettings
 from cairn.evaluator.watch import JourneyWatch
 from cairn.evaluator.wire import DAY_US
 from cairn.postgres.database import Database, migrate_service
-from cairn.runtime.client import open_channel
+from cairn.runtime.client import Channels, open_channel
 from cairn.runtime.ids import random_id
 from cairn.runtime.service import ServicerBinding, ServiceSpec, main
 

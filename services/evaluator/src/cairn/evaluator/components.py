@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 
-import grpc
 import structlog
 
 from cairn.evaluator import store
@@ -36,24 +35,6 @@ class WriterName:
 
     async def stop(self) -> None:
         await self._identity.stop()
-
-
-class Channels:
-    """The channels to the other services, closed after all that use them have stopped."""
-
-    name = "channels"
-
-    def __init__(self, channels: Sequence[grpc.aio.Channel]) -> None:
-        self._channels = channels
-
-    async def start(self) -> None:
-        """They connect when they are first used."""
-
-    async def drain(self) -> None:
-        """What uses them finishes its own work."""
-
-    async def stop(self) -> None:
-        await asyncio.gather(*(channel.close() for channel in self._channels))
 
 
 class Partitions:

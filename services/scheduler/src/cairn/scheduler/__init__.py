@@ -1,0 +1,1 @@
+"""The Scheduler: owns timers, and fires those that are due. Refuses to know what a timer means."""

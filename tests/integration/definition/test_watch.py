@@ -1,0 +1,155 @@
+"""The watch of journeys: resumable, alive, and complete over replicas."""
+
+import asyncio
+
+import asyncpg
+import grpc
+from prometheus_client import REGISTRY
+
+from cairn.api.definition.v1 import definition_pb2 as pb
+from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
+
+
+async def publish_fresh(replica, *names: str) -> int:
+    for name in names:
+        await replica.create(replica.welcome(name))
+    return (await replica.publish(*names)).revision
+
+
+async def names_until(call, revision: int) -> list[str]:
+    """The journeys that a stream tells of up to a revision, in its order."""
+    names: list[str] = []
+    async with asyncio.timeout(20):
+        while (answer := await call.read()) is not grpc.aio.EOF:
+            names += [one.journey.name.removeprefix("journeys/") for one in answer.versions]
+            if answer.revision >= revision:
+                return names
+    raise AssertionError("the stream ended early")
+
+
+async def test_a_watch_begins_with_all_there_ever_was(definition) -> None:
+    await publish_fresh(definition, "a", "b")
+    first = await definition.watch().read()
+    assert [(one.journey.name, one.revision) for one in first.versions] == [
+        ("journeys/a", 1),
+        ("journeys/b", 2),
+    ]
+    assert (first.revision, first.caught_up) == (2, True)
+
+
+async def test_a_watch_of_nothing_says_so_at_once_and_keeps_saying_it(definition) -> None:
+    call = definition.watch()
+    for _ in range(3):
+        answer = await call.read()
+        assert (len(answer.versions), answer.revision, answer.caught_up) == (0, 0, True)
+
+
+async def test_news_does_not_wait_for_a_heartbeat(start_replica) -> None:
+    replica = await start_replica(heartbeat_seconds=60, poll_seconds=10)
+    call = replica.watch()
+    await call.read()
+    revision = await publish_fresh(replica, "a")
+    assert await names_until(call, revision) == ["a"]
+
+
+async def test_news_of_another_replica_does_not_wait_for_a_heartbeat(start_replica) -> None:
+    here, there = await start_replica(heartbeat_seconds=60), await start_replica()
+    call = here.watch()
+    await call.read()
+    revision = await publish_fresh(there, "a")
+    assert await names_until(call, revision) == ["a"]
+
+
+async def test_a_watch_resumes_on_another_replica_where_it_was_cut(start_replica) -> None:
+    here, there = await start_replica(), await start_replica()
+    await publish_fresh(here, "a", "b")
+    call = here.watch()
+    seen = await names_until(call, 2)
+    call.cancel()
+    await publish_fresh(there, "c")
+    await publish_fresh(here, "d")
+    seen += await names_until(there.watch(2), 4)
+    assert seen == ["a", "b", "c", "d"]
+
+
+async def test_changes_too_large_for_one_answer_come_in_several(definition) -> None:
+    words = ", ".join(f'"word-{number}"' for number in range(320))
+    for number in range(24):
+        journey = definition.welcome(f"j{number:02}")
+        for place in range(15):
+            journey.exit_criteria.add(name=f"a{place}", criteria=f"event.name in [{words}]")
+            journey.stages[0].exit_criteria.add(name=f"b{place}", criteria=f"event.name in [{words}]")
+        await definition.create(journey)
+    names = [f"j{number:02}" for number in range(24)]
+    await definition.publish(*names)
+    answers = []
+    call = definition.watch()
+    async with asyncio.timeout(20):
+        while not answers or not answers[-1].caught_up:
+            answers.append(await call.read())
+    assert [answer.caught_up for answer in answers] == [False, True]
+    assert [one.revision for answer in answers for one in answer.versions] == list(range(1, 25))
+    page = await definition.stub.ListJourneys(pb.ListJourneysRequest(page_size=100))
+    rest = await definition.stub.ListJourneys(pb.ListJourneysRequest(page_token=page.next_page_token))
+    assert [one.name for one in (*page.journeys, *rest.journeys)] == [f"journeys/{name}" for name in names]
+    assert rest.journeys
+
+
+async def test_a_watch_beyond_the_newest_revision_is_refused(definition) -> None:
+    error = await definition.ending(definition.watch(5))
+    assert error.reason == ErrorReason.ERROR_REASON_INVALID_ARGUMENT
+    assert [one.field for one in error.violations] == ["after_revision"]
+
+
+async def test_a_watch_ends_with_not_ready_when_the_service_stops(definition) -> None:
+    call = definition.watch()
+    await call.read()
+    await definition.service.stop()
+    assert (await definition.ending(call)).reason == ErrorReason.ERROR_REASON_NOT_READY
+
+
+async def test_a_canceled_watch_is_let_go(definition, until) -> None:
+    async def open_streams_are(count: int) -> bool:
+        return REGISTRY.get_sample_value("cairn_definition_watch_streams") == count
+
+    calls = [definition.watch() for _ in range(3)]
+    for call in calls:
+        await call.read()
+    assert await open_streams_are(3)
+    for call in calls:
+        call.cancel()
+    await until(lambda: open_streams_are(0))
+
+
+async def acknowledge(replica, watcher: str, revision: int, *, leaving: bool = False) -> None:
+    await replica.stub.AcknowledgeRevision(
+        pb.AcknowledgeRevisionRequest(watcher=watcher, revision=revision, leaving=leaving)
+    )
+
+
+async def watchers(replica) -> dict[str, int]:
+    answer = await replica.stub.ListWatchers(pb.ListWatchersRequest())
+    assert all(one.seen_time.seconds > 0 for one in answer.watchers)
+    return {one.watcher: one.revision for one in answer.watchers}
+
+
+async def test_watchers_are_listed_with_what_they_serve_until_they_leave(start_replica) -> None:
+    here, there = await start_replica(), await start_replica()
+    await acknowledge(here, "w1", 0)
+    await acknowledge(there, "w2", 0)
+    await acknowledge(there, "w1", 1)
+    assert await watchers(here) == {"w1": 1, "w2": 0}
+    await acknowledge(here, "w2", 0, leaving=True)
+    await acknowledge(here, "unknown", 0, leaving=True)
+    assert await watchers(there) == {"w1": 1}
+
+
+async def test_a_watcher_that_was_silent_for_long_is_not_listed(definition, definition_dsn) -> None:
+    await acknowledge(definition, "w1", 0)
+    await acknowledge(definition, "w2", 0)
+    connection = await asyncpg.connect(definition_dsn)
+    await connection.execute(
+        "UPDATE definition.watchers SET seen_time = seen_time - interval '10 s' WHERE watcher = 'w1'"
+    )
+    await connection.close()
+    assert await watchers(definition) == {"w2": 0}

@@ -1,0 +1,274 @@
+"""Owns `cairn events`: sending events over one stream, several batches under way."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import IO
+
+import click
+import grpc
+
+from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
+from cairn.api.evaluator.v1.evaluator_pb2 import Event, StreamEventsRequest, StreamEventsResponse
+from cairn.cli.connect import Services
+from cairn.cli.failures import CommandError
+from cairn.cli.jsonl import Line, batches, count_lines, parse_pairs, read_events, single_event
+from cairn.cli.options import json_option, service_options
+from cairn.cli.output import print_json, print_note, progress
+from cairn.runtime.clock import from_duration
+from cairn.runtime.errors import error_from_rpc
+
+WINDOW = 8
+"""How many batches are under way at once."""
+
+_MAX_TRIES = 20
+_SHOWN_REFUSALS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One event that was not taken: the line it came from, and why."""
+
+    line: int
+    reason: str
+    message: str
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of the events so far. `refused` counts all, `refusals` keeps the first few."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    refusals: list[Refused] = field(default_factory=list)
+
+    def refuse(self, refusal: Refused) -> None:
+        """Count one refusal, and keep it while there are few."""
+        self.refused += 1
+        if len(self.refusals) < _SHOWN_REFUSALS:
+            self.refusals.append(refusal)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A batch under way: its events, the line of each, how often it was sent."""
+
+    events: list[Event]
+    lines: list[int]
+    tries: int = 0
+
+
+async def send_events(
+    services: Services,
+    lines: Iterable[Line[Event]],
+    *,
+    min_revision: int = 0,
+    on_progress: Callable[[int], None] = lambda count: None,
+    on_refusal: Callable[[Refused], None] = lambda refusal: None,
+) -> Outcome:
+    """Send events in order over one stream and wait until all are answered.
+
+    A batch that the service could not take now is sent again after the delay it asked for. CommandError says how
+    many events were acknowledged when the stream breaks.
+    """
+    outcome = Outcome()
+
+    def refuse(refusal: Refused) -> None:
+        outcome.refuse(refusal)
+        on_refusal(refusal)
+
+    def readable() -> Iterable[tuple[int, Event]]:
+        for line in lines:
+            if line.message is None:
+                refuse(Refused(line.number, "INVALID_ARGUMENT", line.problem))
+                on_progress(1)
+            else:
+                yield line.number, line.message
+
+    call = services.evaluator.StreamEvents()
+    waiting = batches(readable())
+    under_way: dict[int, _Batch] = {}
+    sequence = 0
+
+    async def send(number: int) -> None:
+        batch = under_way[number]
+        batch.tries += 1
+        request = StreamEventsRequest(sequence=number, events=batch.events, min_revision=min_revision)
+        try:
+            await call.write(request)
+        except asyncio.InvalidStateError:
+            await call.read()  # the stream has ended: this raises why
+            raise
+
+    try:
+        while True:
+            while len(under_way) < WINDOW and (chunk := next(waiting, None)):
+                sequence += 1
+                under_way[sequence] = _Batch([event for _, event in chunk], [number for number, _ in chunk])
+                await send(sequence)
+            if not under_way:
+                break
+            answer = await call.read()
+            if not isinstance(answer, StreamEventsResponse):
+                raise CommandError(f"the Evaluator ended the stream; {_so_far(outcome)}")
+            batch = under_way[answer.sequence]
+            if answer.HasField("error"):
+                await _wait_to_repeat(answer, batch, outcome)
+                await send(answer.sequence)
+                continue
+            del under_way[answer.sequence]
+            outcome.accepted += answer.accepted
+            outcome.duplicates += answer.duplicates
+            for refusal in answer.refusals:
+                refuse(Refused(batch.lines[refusal.index], _reason(refusal.reason), refusal.message))
+            on_progress(len(batch.events))
+        with contextlib.suppress(
+            grpc.aio.AioRpcError
+        ):  # all is answered: how the stream ends is of no interest
+            await call.done_writing()
+            await call.read()
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.UNAVAILABLE and not outcome.accepted:
+            raise  # it was never there
+        raise CommandError(f"{_why_it_broke(error)}; {_so_far(outcome)}") from error
+    finally:
+        call.cancel()
+    return outcome
+
+
+async def _wait_to_repeat(answer: StreamEventsResponse, batch: _Batch, outcome: Outcome) -> None:
+    """Wait as long as the service asked before its batch is sent again, or give up."""
+    if not answer.error.HasField("retry_delay") or batch.tries >= _MAX_TRIES:
+        raise CommandError(f"{_reason(answer.error.reason)}: {answer.error.message}; {_so_far(outcome)}")
+    await asyncio.sleep(from_duration(answer.error.retry_delay) / 1_000_000)
+
+
+def _why_it_broke(error: grpc.aio.AioRpcError) -> str:
+    # What gRPC says of a write to a stream that the other side has left; the other side's own words are lost then.
+    if error.code() is grpc.StatusCode.INTERNAL and "Core" in (error.details() or ""):
+        return "the Evaluator ended the stream"
+    return error_from_rpc(error).message
+
+
+def _so_far(outcome: Outcome) -> str:
+    return (
+        f"{outcome.accepted:,} events are known to be taken. "
+        "Send the same events again: what was taken counts once."
+    )
+
+
+def _reason(reason: ErrorReason.ValueType) -> str:
+    return ErrorReason.Name(reason).removeprefix("ERROR_REASON_")
+
+
+@click.group()
+def events() -> None:
+    """Send events."""
+
+
+@events.command(
+    epilog="""\b
+Examples:
+  cairn events send --profile ada --name newsletter_signup
+  cairn events send --profile ben --name cart_add --property 'products=["Boots","Map"]' --property total=81.5
+  cairn events send -f events.jsonl
+  zcat events.jsonl.gz | cairn events send -f - --json
+
+\b
+A line of a file:
+  {"event_id": "e1", "profile_id": "ada", "name": "purchase", "occur_time": "2026-11-23T18:00:00Z",
+   "properties": {"total": 81.5}}
+"""
+)
+@click.option("-f", "--file", "source", type=click.File("rb"), help="JSON Lines of events; `-` is stdin.")
+@click.option("--profile", default="", help="Send one event, of this profile.")
+@click.option("--name", default="", help="Its name.")
+@click.option(
+    "--property",
+    "properties",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="One of its properties; JSON or text.",
+)
+@click.option("--id", "event_id", default="", help="Its id, for de-duplication. [default: a new one]")
+@click.option("--at", default="", metavar="TIME", help="When it happened, RFC 3339. [default: now]")
+@click.option(
+    "--min-revision",
+    type=click.IntRange(0),
+    default=0,
+    help="Wait until journeys of this revision are served.",
+)
+@json_option
+@service_options("evaluator")
+def send(
+    services: Services,
+    source: IO[bytes] | None,
+    profile: str,
+    name: str,
+    properties: tuple[str, ...],
+    event_id: str,
+    at: str,
+    min_revision: int,
+    as_json: bool,
+) -> None:
+    """Send a file of events, or a single one, and wait until each is acknowledged.
+
+    An acknowledged event is durable. Those refused are listed by line, and the exit code is then 1; the others were
+    taken all the same. It is safe to send a file again.
+    """
+    if (source is None) == (not profile):
+        raise click.UsageError("Give either --file, or --profile and --name of a single event.")
+    if source is None:
+        if not name:
+            raise click.UsageError("A single event needs --name.")
+        try:
+            event = single_event(profile, name, parse_pairs(properties, "--property"), event_id, at)
+        except ValueError as error:
+            raise click.BadParameter(f"{error}.", param_hint="--at") from None
+        outcome = asyncio.run(_send_one(services, event, min_revision))
+    else:
+        if name or properties or event_id or at:
+            raise click.UsageError(
+                "--name, --property, --id and --at are for a single event, not for --file."
+            )
+        outcome = asyncio.run(_send_file(services, source, min_revision, as_json))
+    _report(outcome, as_json)
+
+
+async def _send_one(services: Services, event: Event, min_revision: int) -> Outcome:
+    async with services:
+        return await send_events(services, [Line(1, event)], min_revision=min_revision)
+
+
+async def _send_file(services: Services, source: IO[bytes], min_revision: int, as_json: bool) -> Outcome:
+    with progress(unit="events") as bar:
+        task = bar.add_task("Sending", total=count_lines(source))
+        async with services:
+            return await send_events(
+                services,
+                read_events(source),
+                min_revision=min_revision,
+                on_progress=lambda count: bar.advance(task, count),
+                on_refusal=lambda refusal: print_json(_as_dict(refusal)) if as_json else None,
+            )
+
+
+def _as_dict(refusal: Refused) -> dict[str, object]:
+    return {"line": refusal.line, "reason": refusal.reason, "message": refusal.message}
+
+
+def _report(outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {"accepted": outcome.accepted, "duplicates": outcome.duplicates, "refused": outcome.refused}
+        )
+    else:
+        known = f", {outcome.duplicates:,} of them known already" if outcome.duplicates else ""
+        print_note(f"{outcome.accepted:,} accepted{known}.")
+    if outcome.refused:
+        details = [f"line {each.line}: {each.reason}: {each.message}" for each in outcome.refusals]
+        if outcome.refused > len(details):
+            details.append(f"... and {outcome.refused - len(details):,} more")
+        raise CommandError(f"{outcome.refused:,} events were refused; all others were taken.", details)

@@ -1,0 +1,197 @@
+"""Owns `cairn journeys`: listing, showing and checking journeys and their versions."""
+
+import asyncio
+
+import click
+
+from cairn.api.definition.v1 import definition_pb2 as definition
+from cairn.api.definition.v1.journey_pb2 import Journey, JourneyState, JourneyVersion, PurposeKind
+from cairn.cli.connect import Services, all_items
+from cairn.cli.documents import Source, read_sources, write_journey
+from cairn.cli.failures import CommandError
+from cairn.cli.options import json_option, limit_option, service_options
+from cairn.cli.output import (
+    print_json,
+    print_message,
+    print_note,
+    print_table,
+    short_name,
+    show_time,
+    state_text,
+)
+
+
+class ListsByDefault(click.Group):
+    """A group that lists when no command is named: `cairn journeys --json` is `cairn journeys list --json`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=ListsByDefault)
+def journeys() -> None:
+    """List, show and check journeys and their versions; without a command: list them."""
+
+
+@journeys.command(
+    "list",
+    epilog="""\b
+Examples:
+  cairn journeys list
+  cairn journeys list --json | jq -r .name
+""",
+)
+@limit_option
+@json_option
+@service_options("definition")
+def list_journeys(services: Services, limit: int, as_json: bool) -> None:
+    """Journeys by name."""
+
+    async def fetch() -> list[Journey]:
+        async with services:
+            request = definition.ListJourneysRequest()
+            call = services.definition.ListJourneys
+            return [each async for each in all_items(call, request, lambda page: page.journeys, limit)]
+
+    found = asyncio.run(fetch())
+    if as_json:
+        for each in found:
+            print_message(each)
+        return
+    print_table(
+        ("journey", "state", "version", "purpose", "stages", "changed"),
+        [
+            (
+                short_name(each.name),
+                state_text(JourneyState.Name(each.state).removeprefix("JOURNEY_STATE_")),
+                str(each.latest_version or ""),
+                PurposeKind.Name(each.purpose.kind).removeprefix("PURPOSE_KIND_"),
+                " > ".join(stage.name for stage in each.stages),
+                show_time(each.update_time),
+            )
+            for each in found
+        ],
+    )
+
+
+@journeys.command(
+    epilog="""\b
+Examples:
+  cairn journeys get abandoned-cart
+  cairn journeys get abandoned-cart --version 2 > cart-2.yaml
+"""
+)
+@click.argument("name")
+@click.option("--version", type=click.IntRange(1), help="A published version instead of the draft.")
+@json_option
+@service_options("definition")
+def get(services: Services, name: str, version: int | None, as_json: bool) -> None:
+    """One journey as YAML that `cairn apply` takes, or as JSON with all that the service knows of it."""
+
+    async def fetch() -> Journey | JourneyVersion:
+        async with services:
+            if version is None:
+                request = definition.GetJourneyRequest(name=_resource(name))
+                return (await services.definition.GetJourney(request)).journey
+            of_version = definition.GetJourneyVersionRequest(name=f"{_resource(name)}/versions/{version}")
+            return (await services.definition.GetJourneyVersion(of_version)).journey_version
+
+    found = asyncio.run(fetch())
+    if as_json:
+        print_message(found)
+        return
+    click.echo(write_journey(found.journey if isinstance(found, JourneyVersion) else found), nl=False)
+
+
+@journeys.command(
+    epilog="""\b
+Examples:
+  cairn journeys versions abandoned-cart
+"""
+)
+@click.argument("name")
+@limit_option
+@json_option
+@service_options("definition")
+def versions(services: Services, name: str, limit: int, as_json: bool) -> None:
+    """The published versions of a journey, newest first."""
+
+    async def fetch() -> list[JourneyVersion]:
+        async with services:
+            request = definition.ListJourneyVersionsRequest(parent=_resource(name))
+            call = services.definition.ListJourneyVersions
+            return [
+                each async for each in all_items(call, request, lambda page: page.journey_versions, limit)
+            ]
+
+    found = asyncio.run(fetch())
+    if as_json:
+        for each in found:
+            print_message(each)
+        return
+    print_table(
+        ("version", "published", "revision", "stages"),
+        [
+            (
+                str(each.version),
+                show_time(each.publish_time),
+                str(each.revision),
+                " > ".join(stage.name for stage in each.journey.stages),
+            )
+            for each in found
+        ],
+    )
+
+
+@journeys.command(
+    epilog="""\b
+Examples:
+  cairn journeys validate -f cart.yaml
+  cairn journeys validate -f journeys/ --offline
+"""
+)
+@click.option(
+    "-f",
+    "--file",
+    "files",
+    multiple=True,
+    required=True,
+    metavar="FILE|DIR|-",
+    help="YAML files, folders of them, or stdin.",
+)
+@click.option("--offline", is_flag=True, help="Ask no service: connections and templates are taken to exist.")
+@json_option
+@service_options("definition")
+def validate(services: Services, files: tuple[str, ...], offline: bool, as_json: bool) -> None:
+    """Tell all that is wrong with files, with file and line, and save nothing."""
+    sources = read_sources(files)
+    if not offline and (findings := asyncio.run(_ask(services, sources))):
+        raise CommandError("these journeys can't be published.", findings)
+    if as_json:
+        for source in sources:
+            print_json(
+                {"kind": source.document.kind, "name": source.name, "file": source.file, "valid": True}
+            )
+    else:
+        print_note(f"Nothing wrong ({', '.join(source.name for source in sources)}).")
+
+
+async def _ask(services: Services, sources: list[Source]) -> list[str]:
+    findings = []
+    async with services:
+        for source in sources:
+            message = source.document.message
+            if isinstance(message, Journey):
+                request = definition.ValidateJourneyRequest(journey=message)
+                answer = await services.definition.ValidateJourney(request)
+                findings += [
+                    source.finding(each.field.removeprefix("journey."), each.description)
+                    for each in answer.violations
+                ]
+    return findings
+
+
+def _resource(name: str) -> str:
+    return f"journeys/{name.removeprefix('journeys/')}"

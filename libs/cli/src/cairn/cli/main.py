@@ -1,0 +1,110 @@
+"""Owns the `cairn` command itself: which commands there are, and how any failure leaves it.
+
+Refuses tracebacks: a failure is one line `cairn: ...` on stderr, findings below it, and an exit code.
+"""
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import click
+
+from cairn.cli.failures import FAILED, INTERRUPTED, USAGE, explain
+
+# gRPC's fork handlers run in each child that `up` starts and can bring it down. Before anything imports grpc.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+_COMMANDS: Mapping[str, tuple[str, str]] = {
+    "up": ("cairn.cli.up:up", "Run the four services here, with an embedded Postgres."),
+    "demo": ("cairn.cli.demo:demo", "Show the main job: journeys, events, mails, an audience, a verdict."),
+    "migrate": ("cairn.cli.migrate:migrate", "Make a Postgres database ready for Cairn."),
+    "apply": ("cairn.cli.apply:apply", "Save and publish the journeys, connections and templates of files."),
+    "journeys": ("cairn.cli.journeys:journeys", "List, show and check journeys and their versions."),
+    "events": ("cairn.cli.events:events", "Send events."),
+    "profiles": ("cairn.cli.profiles:profiles", "Describe and show profiles."),
+    "enrollments": ("cairn.cli.views:enrollments", "Who is where in which journey."),
+    "timeline": ("cairn.cli.views:timeline", "What happened to one profile."),
+    "deliveries": ("cairn.cli.views:deliveries", "What was handed to destinations, and its fate."),
+    "timers": ("cairn.cli.views:timers", "What is due when."),
+}
+"""Name to place and one line of help: a command's module is imported only when it is used."""
+
+
+class CairnGroup(click.Group):
+    """The commands by name, imported late; turns every failure into its line and exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+    def main(  # type: ignore[override]  # click's signature is overloaded on standalone_mode, which is ours to decide
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> NoReturn:
+        extra.pop("standalone_mode", None)
+        try:
+            code = super().main(args, prog_name or "cairn", standalone_mode=False, **extra)
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("cairn: interrupted", err=True)
+            sys.exit(INTERRUPTED)
+        except click.UsageError as error:
+            error.show()
+            sys.exit(USAGE)
+        except click.ClickException as error:
+            click.echo(f"cairn: {error.format_message()}", err=True)
+            sys.exit(FAILED)
+        except BrokenPipeError:
+            # Whoever read our output has seen enough; Python would complain once more when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(FAILED)
+        except Exception as error:
+            explanation = explain(error)
+            if explanation is None:
+                raise
+            click.echo(f"cairn: {explanation.message}", err=True)
+            for line in explanation.details:
+                click.echo(f"  {line}", err=True)
+            sys.exit(FAILED)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(
+    cls=CairnGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="""\b
+A first journey:
+  cairn up                                    in one terminal, then in another:
+  cairn apply -f deploy/examples
+  cairn events send --profile ada --name newsletter_signup
+  cairn timeline ada
+""",
+)
+@click.version_option(package_name="cairn-cli", prog_name="cairn", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Journeys: find people along the buying cycle and act at the right moment."""
+    import structlog
+
+    # Libraries of ours log for operators of services; a person at a terminal is told by the command itself.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
+def main() -> None:
+    """The console script; leaves by SystemExit."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

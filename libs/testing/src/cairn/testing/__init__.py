@@ -1,0 +1,1 @@
+"""Stand-ins for the outside world, as real processes. Refuses to stand in for any part of Cairn itself."""

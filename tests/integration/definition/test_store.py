@@ -5,7 +5,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from cairn.definition import store
-from cairn.definition.loops import upkeep
+from cairn.definition.upkeep import upkeep
 from cairn.postgres.pool import connect_pool
 
 STATEMENTS = {

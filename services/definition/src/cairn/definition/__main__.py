@@ -6,10 +6,11 @@ from functools import partial
 from cairn.api.definition.v1.definition_pb2_grpc import add_DefinitionServiceServicer_to_server
 from cairn.definition.api import FULL_NAME, ROLES, DefinitionApi
 from cairn.definition.destinations import DestinationChecker
-from cairn.definition.loops import UPKEEP_SECONDS, Loop, upkeep
 from cairn.definition.settings import DefinitionSettings
+from cairn.definition.upkeep import UPKEEP_SECONDS, upkeep
 from cairn.definition.watch import Revisions
 from cairn.postgres.database import Database, migrate_service
+from cairn.postgres.loop import Loop
 from cairn.runtime.client import Channels, open_channel
 from cairn.runtime.service import ServicerBinding, ServiceSpec, main
 

@@ -14,7 +14,7 @@ from cairn.api.evaluator.v1.evaluator_pb2_grpc import add_EvaluatorServiceServic
 from cairn.api.scheduler.v1.scheduler_pb2_grpc import add_TimerSinkServiceServicer_to_server
 from cairn.evaluator import api
 from cairn.evaluator.book import JourneyBook
-from cairn.evaluator.components import Lanes, Partitions, WriterName
+from cairn.evaluator.components import PARTITION_SECONDS, Lanes, WriterName, keep_partitions
 from cairn.evaluator.intake import Intake
 from cairn.evaluator.lane import Lane, LaneSettings
 from cairn.evaluator.peers import Activation, Scheduler
@@ -23,6 +23,7 @@ from cairn.evaluator.settings import EvaluatorSettings
 from cairn.evaluator.watch import JourneyWatch
 from cairn.evaluator.wire import DAY_US
 from cairn.postgres.database import Database, migrate_service
+from cairn.postgres.loop import Loop
 from cairn.runtime.client import Channels, open_channel
 from cairn.runtime.ids import random_id
 from cairn.runtime.service import ServicerBinding, ServiceSpec, main
@@ -54,6 +55,7 @@ def _assemble(settings: EvaluatorSettings, database: Database) -> ServiceSpec:
     relay = Relay(database.pool, writer, destinations, database.bucket_count)
     lanes = _lanes(settings, database, book, relay, watch, writer)
     intake = Intake(lanes, book, settings.dedup_days * DAY_US)
+    keep = partial(keep_partitions, database.pool, settings.dedup_days, settings.timeline_days)
     return ServiceSpec(
         name=SERVICE,
         settings=settings,
@@ -61,7 +63,7 @@ def _assemble(settings: EvaluatorSettings, database: Database) -> ServiceSpec:
         components=(
             database,
             Channels((definition, scheduler, activation)),
-            Partitions(database.pool, settings.dedup_days, settings.timeline_days),
+            Loop("partitions", keep, PARTITION_SECONDS),
             WriterName(database, writer),
             watch,
             relay,

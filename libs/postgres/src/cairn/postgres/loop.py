@@ -1,24 +1,15 @@
-"""Owns the work that a process repeats in the background: the polling of revisions, and the upkeep.
-
-Refuses to end because Postgres is away: it logs so once, keeps trying, and says when all is well again.
-"""
+"""Owns the work that a process repeats in the background. Refuses to end because Postgres is away: says so once, and goes on."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
 import structlog
 
-from cairn.definition import metrics, store
-from cairn.postgres.pool import Pool, is_unavailable
-from cairn.runtime.clock import now_us
+from cairn.postgres.pool import is_unavailable
 
 log = structlog.get_logger()
 
 MAX_PAUSE_SECONDS = 2.0
-UPKEEP_SECONDS = 5.0
-KEEP_REQUESTS_US = 24 * 3600 * 1_000_000
-KEEP_WATCHERS_US = 3600 * 1_000_000
-STATES = ("DRAFT", "LIVE")
 
 
 class Loop:
@@ -63,22 +54,3 @@ class Loop:
             log.warning("loop_without_postgres", loop=self.name, error=type(error).__name__)
         else:
             log.error("loop_failed", loop=self.name, exc_info=error)
-
-
-async def upkeep(pool: Pool) -> None:
-    """Set the gauges, and forget requests after a day and watchers after an hour."""
-    counts = await store.count_journeys(pool)
-    for state in STATES:
-        metrics.JOURNEYS.labels(state=state).set(counts.get(state, 0))
-    newest = await store.read_revision(pool)
-    clock_us = await store.read_clock(pool)
-    watchers = await store.list_watchers(pool, clock_us)
-    metrics.REVISION.set(newest)
-    metrics.WATCHERS.set(len(watchers))
-    slowest = min((one.revision for one in watchers), default=newest)
-    metrics.WATCHER_LAG.set(max(newest - slowest, 0))
-    await store.purge(
-        pool,
-        requests_before_us=now_us() - KEEP_REQUESTS_US,
-        watchers_before_us=clock_us - KEEP_WATCHERS_US,
-    )

@@ -1,0 +1,84 @@
+"""Owns what a channel is: the way to one kind of destination. Refuses to know the ledger, its rows or its retries."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from cairn.activation.ledger import Fate, Guarantee, Outcome
+from cairn.activation.model import Claim
+from cairn.activation.templates import CompiledTemplate
+
+P = TypeVar("P")
+
+
+class UnreachableError(Exception):
+    """The destination can't be spoken to at all; nothing was sent. The text holds no personal data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A claim with its template, ready to be prepared."""
+
+    claim: Claim
+    template: CompiledTemplate | None
+
+
+class Channel(Protocol[P]):
+    """One connection's way out, shared by all buckets of a process. `P` is what it prepares a claim to."""
+
+    guarantee: Guarantee
+    """What holds when the process dies between `SENDING` and the result."""
+
+    ordered: bool
+    """Whether what was accepted later must wait while an earlier one waits for another try."""
+
+    batch_size: int
+    """How many deliveries are handed over at once."""
+
+    turns: asyncio.Semaphore
+    """How many batches may be past the point of no return at a time: a crash leaves no more than these in doubt."""
+
+    def prepare(self, letter: Letter) -> P | Outcome:
+        """Everything that needs no destination; an Outcome when it can't be sent."""
+
+    async def open(self) -> None:
+        """Makes sure that the destination can be spoken to; UnreachableError when not."""
+
+    async def send(self, prepared: Sequence[P]) -> Sequence[Outcome]:
+        """Hands a batch over and tells what became of each, in the same order. Raises nothing."""
+
+    async def close(self) -> None:
+        """Lets go of its connections."""
+
+
+def failed(detail: str) -> Outcome:
+    """It can't be sent, now or later."""
+    return Outcome(Fate.FAILED, detail)
+
+
+def retry(detail: str, after_us: int = 0) -> Outcome:
+    """It was not sent, or may harmlessly be sent again."""
+    return Outcome(Fate.RETRY, detail, retry_after_us=after_us)
+
+
+def read_context(context: bytes) -> Mapping[str, Any] | Outcome:
+    """The JSON object of a claim's context, or why there is none."""
+    try:
+        variables = msgspec.json.decode(context or b"{}")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return failed("the activation's context is not JSON")
+    return (
+        variables if isinstance(variables, dict) else failed("the activation's context is not a JSON object")
+    )
+
+
+def attribute(variables: Mapping[str, Any], name: str) -> str:
+    """A profile's attribute as text; "" for one that is not there, or is neither text nor a whole number."""
+    profile = variables.get("profile")
+    value = profile.get(name) if isinstance(profile, dict) else None
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        return ""
+    return str(value)

@@ -1,0 +1,26 @@
+"""Owns Activation's metrics."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+ACCEPTED = Counter("cairn_activation_accepted_total", "Activations that were new and are durable.")
+
+DELIVERIES = Counter(
+    "cairn_activation_deliveries_total",
+    "Results written to the ledger, by kind of connection and state; PENDING is another try.",
+    ["kind", "state"],
+)
+
+FINAL_SECONDS = Histogram(
+    "cairn_activation_final_seconds",
+    "From the acceptance of a delivery to its final state, in seconds.",
+    ["kind"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600),
+)
+
+PENDING = Gauge("cairn_activation_pending", "Deliveries that are PENDING in the buckets of this process.")
+
+RECEIPTS_PENDING = Gauge(
+    "cairn_activation_receipts_pending", "Receipts in the buckets of this process that nobody took yet."
+)
+
+BUCKETS = Gauge("cairn_activation_buckets", "Buckets that this process works on.")

@@ -1,0 +1,1 @@
+"""The schema `activation`, as numbered SQL files."""

@@ -1,0 +1,105 @@
+"""Owns the values that move between the parts of the service. Times are microseconds since the epoch. Pure."""
+
+from dataclasses import dataclass
+
+from cairn.activation.ledger import State
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """A request that was parsed: `connection` and `template` are ids ("" for no template), `action` the contract's number.
+
+    `context` is the JSON object that the message is made from, as bytes that nobody has parsed yet.
+    """
+
+    activation_id: str
+    profile_id: str
+    request_us: int
+    connection: str
+    template: str
+    action: int
+    journey_version: str
+    stage: str
+    step: str
+    enrollment: str
+    context: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """A request to take an activation back."""
+
+    activation_id: str
+    profile_id: str
+    request_us: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A row of the ledger that this process has leased; `attempts` counts the one that begins."""
+
+    activation_id: str
+    request_us: int
+    profile_id: str
+    template: str
+    action: int
+    context: bytes
+    accept_us: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A row of the ledger as people see it."""
+
+    bucket: int
+    activation_id: str
+    profile_id: str
+    state: State
+    connection: str
+    template: str
+    action: int
+    journey_version: str
+    stage: str
+    step: str
+    enrollment: str
+    request_us: int
+    accept_us: int
+    state_us: int
+    next_attempt_us: int
+    attempts: int
+    detail: str
+    external_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The fate of one activation, on its way to the Evaluator."""
+
+    activation_id: str
+    request_us: int
+    profile_id: str
+    enrollment: str
+    state: State
+    state_us: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A connection or a template as stored: `kind` is "connections" or "templates", `body` its protobuf JSON.
+
+    `body` is "" where the reader said that it knows this etag already.
+    """
+
+    kind: str
+    id: str
+    body: str
+    etag: str
+    update_us: int
+
+    @property
+    def name(self) -> str:
+        """The resource name, `connections/email`."""
+        return f"{self.kind}/{self.id}"

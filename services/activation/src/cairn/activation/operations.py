@@ -1,0 +1,165 @@
+"""Owns what the calls do to the ledger: each one transaction a bucket. Knows no transport."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from cairn.activation import metrics, store, store_listing
+from cairn.activation.board import Board
+from cairn.activation.catalog import Catalog, Found
+from cairn.activation.channels import NEEDS_ACTION, NEEDS_TEMPLATE
+from cairn.activation.model import Activation, Delivery, Withdrawal
+from cairn.activation.store_listing import Page
+from cairn.activation.wire import Refusal
+from cairn.api.activation.v1 import activation_pb2 as pb
+from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
+from cairn.postgres.bucket import bucket_of
+from cairn.postgres.pool import Pool
+from cairn.runtime.errors import not_found
+
+_Item = TypeVar("_Item", Activation, Withdrawal)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a batch: how many are new and how many were known; refusals by their place in the batch."""
+
+    accepted: int
+    known: int
+    refusals: Mapping[int, Refusal]
+
+
+class Ledger:
+    """The ledger as callers use it."""
+
+    def __init__(self, pool: Pool, catalog: Catalog, board: Board, bucket_count: int) -> None:
+        self._pool = pool
+        self._catalog = catalog
+        self._board = board
+        self._bucket_count = bucket_count
+
+    async def accept(self, batch: Mapping[int, Activation], now: int) -> Accepted:
+        """Makes activations durable, those that are known already excepted. `batch` is by place in the request."""
+        found = await self._catalog.find(
+            self._pool, {a.connection for a in batch.values()}, {a.template for a in batch.values()} - {""}
+        )
+        refusals = {
+            index: refusal
+            for index, activation in batch.items()
+            if (refusal := check_destination(activation, found)) is not None
+        }
+        wanted = [activation for index, activation in batch.items() if index not in refusals]
+        new = 0
+        for bucket, activations in self._by_bucket(wanted):
+            sequence = self._board.take_numbers(len(activations), now)
+            inserted = await store.accept(self._pool, bucket, activations, sequence, now)
+            if len(inserted) < len(activations):
+                known = [a for a in activations if a.activation_id not in inserted]
+                await store.describe_tombstones(self._pool, bucket, known)
+            if inserted:
+                fresh = [a for a in activations if a.activation_id in inserted]
+                connections = dict.fromkeys(a.connection for a in fresh)
+                if not self._board.accepted(bucket, connections, min(a.request_us for a in fresh)):
+                    await store.tell_owner(self._pool, bucket, connections)
+            new += len(inserted)
+        metrics.ACCEPTED.inc(new)
+        return Accepted(new, len(wanted) - new, refusals)
+
+    async def withdraw(self, withdrawals: Sequence[Withdrawal], now: int) -> tuple[int, int]:
+        """Takes activations back: how many will not leave, and for how many it is too late."""
+        kept, moved_any, asked = 0, 0, 0
+        for bucket, group in self._by_bucket(withdrawals):
+            asked += len(group)
+            async with self._pool.acquire() as connection, connection.transaction():
+                withdrawn, moved = await store.withdraw(connection, bucket, group, now)
+            kept += withdrawn
+            moved_any += moved
+        if moved_any:
+            self._board.on_receipts()
+        return kept, asked - kept
+
+    async def get(self, activation_id: str) -> Delivery:
+        """One delivery; its bucket is not known, so each is asked."""
+        for bucket in range(self._bucket_count):
+            delivery = await store_listing.read_delivery(self._pool, bucket, activation_id)
+            if delivery is not None:
+                return delivery
+        raise not_found(f"deliveries/{activation_id}")
+
+    async def list_page(self, page: Page, profile_id: str) -> tuple[list[Delivery], bool]:
+        """A page, newest first, and whether there is more."""
+        buckets: Iterable[int] = range(self._bucket_count)
+        if profile_id:
+            buckets = [bucket_of(profile_id, self._bucket_count)]
+        one_more = Page(
+            page.journey,
+            page.states,
+            page.before_us,
+            page.after_bucket,
+            page.after_id,
+            page.size + 1,
+        )
+        rows = [
+            delivery
+            for bucket in buckets
+            for delivery in await store_listing.list_deliveries(self._pool, bucket, one_more, profile_id)
+        ]
+        rows.sort(key=lambda d: (-d.request_us, d.bucket, d.activation_id))
+        return rows[: page.size], len(rows) > page.size
+
+    def _by_bucket(self, items: Sequence[_Item]) -> list[tuple[int, list[_Item]]]:
+        """Items by bucket, each id once; in order of acceptance within a bucket, buckets in order."""
+        groups: dict[int, dict[tuple[str, int], _Item]] = defaultdict(dict)
+        for item in items:
+            bucket = bucket_of(item.profile_id, self._bucket_count)
+            groups[bucket].setdefault((item.activation_id, item.request_us), item)
+        return [(bucket, list(groups[bucket].values())) for bucket in sorted(groups)]
+
+
+def check_destination(activation: Activation, found: Found) -> Refusal | None:
+    """Why an activation can't be accepted as things are, or None."""
+    connection = found.connections.get(activation.connection)
+    if connection is None:
+        text = f"connections/{activation.connection} does not exist; create it with PutConnection"
+        return Refusal(ErrorReason.ERROR_REASON_CONNECTION_UNKNOWN, text)
+    if activation.template and activation.template not in found.templates:
+        text = f"templates/{activation.template} does not exist; create it with PutTemplate"
+        return Refusal(ErrorReason.ERROR_REASON_TEMPLATE_UNKNOWN, text)
+    kind = connection.WhichOneof("kind")
+    if kind in NEEDS_TEMPLATE and not activation.template:
+        text = f"connections/{activation.connection} sends e-mail, which needs a template"
+        return Refusal(ErrorReason.ERROR_REASON_TEMPLATE_UNKNOWN, text)
+    if kind in NEEDS_ACTION and not activation.action:
+        text = f"connections/{activation.connection} is an audience, which needs the action ADD or REMOVE"
+        return Refusal(ErrorReason.ERROR_REASON_ACTIVATION_INVALID, text)
+    return None
+
+
+def destination_problems(
+    index: int, destination: pb.Destination, connection_id: str, template_id: str, found: Found
+) -> list[pb.DestinationProblem]:
+    """All that keeps a journey from using a destination."""
+    problems = []
+
+    def add(field: str, description: str) -> None:
+        problems.append(pb.DestinationProblem(index=index, field=field, description=description))
+
+    connection = found.connections.get(connection_id)
+    if connection is None:
+        shown = destination.connection[:100] or "the connection"
+        add("channel", f"{shown} does not exist; create it first, or name one that does")
+    if destination.template and template_id not in found.templates:
+        add(
+            "template", f"{destination.template[:100]} does not exist; create it first, or name one that does"
+        )
+    if connection is None:
+        return problems
+    kind = connection.WhichOneof("kind")
+    if kind in NEEDS_TEMPLATE and not destination.template:
+        add("template", f"connections/{connection_id} sends e-mail, which needs a template")
+    if kind in NEEDS_ACTION and not destination.action:
+        add("action", f"connections/{connection_id} is an audience, which needs the action ADD or REMOVE")
+    if kind not in NEEDS_ACTION and destination.action:
+        add("action", f"connections/{connection_id} is no audience and takes no action; leave it out")
+    return problems

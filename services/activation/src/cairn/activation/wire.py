@@ -1,0 +1,280 @@
+"""Owns the wire form of the ledger: requests to domain values or refusals, rows to messages. Pure."""
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from cairn.activation.ledger import State
+from cairn.activation.model import Activation, Delivery, Receipt, Withdrawal
+from cairn.activation.store_listing import Page
+from cairn.api.activation.v1 import activation_pb2 as pb
+from cairn.api.definition.v1 import journey_pb2
+from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
+from cairn.runtime.clock import from_timestamp, to_timestamp
+from cairn.runtime.errors import CairnError, FieldViolation, invalid
+
+MAX_BATCH = 10_000
+MAX_ID_BYTES = 256
+MAX_CONTEXT_BYTES = 128 * 1024
+MAX_PAGE_SIZE = 1_000
+DEFAULT_PAGE_SIZE = 100
+
+FUTURE_US = 86_400_000_000
+"""How far ahead of us a request time may be: the ledger's days are made two days ahead."""
+
+_END_US = 4_102_444_800_000_000  # 2100: after every delivery there is
+_ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+_JOURNEY = re.compile(r"journeys/[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+_T = TypeVar("_T")
+_INVALID = ErrorReason.ERROR_REASON_ACTIVATION_INVALID
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why one item of a batch is refused for good."""
+
+    reason: ErrorReason.ValueType
+    message: str
+
+
+def check_batch(field: str, size: int) -> None:
+    """Refuses a batch of the wrong size."""
+    if not 1 <= size <= MAX_BATCH:
+        text = f"holds {size:,} items; 1 to {MAX_BATCH:,} can be taken at once"
+        raise invalid("The batch has the wrong size.", [FieldViolation(field, text)])
+
+
+def parse_id(kind: str, name: str) -> str:
+    """The id of "connections/email" or "email" for the kind "connections"; "" when it is neither."""
+    id_ = name.removeprefix(f"{kind}/")
+    return id_ if _ID.fullmatch(id_) else ""
+
+
+def require_id(kind: str, name: str) -> str:
+    """As `parse_id`; a wrong name is refused."""
+    id_ = parse_id(kind, name)
+    if not id_:
+        text = f"is no name; write {kind}/ID, the id of lower-case letters, digits and dashes, at most 63 of them"
+        raise invalid("The resource's name is wrong.", [FieldViolation("name", text)])
+    return id_
+
+
+def parse_activation(message: pb.Activation, now: int) -> Activation | Refusal:
+    """The request, or why it is none. `now` bounds how far ahead its time may be."""
+    problem = _check_key(message, now)
+    if problem:
+        return Refusal(_INVALID, problem)
+    request_us = from_timestamp(message.request_time)
+    if len(message.context) > MAX_CONTEXT_BYTES:
+        size = f"{len(message.context):,} bytes"
+        return Refusal(_INVALID, f"context has {size}; at most {MAX_CONTEXT_BYTES:,} can be taken")
+    for field in ("journey_version", "stage", "step", "enrollment"):
+        problem = _check_text(field, getattr(message, field))
+        if problem:
+            return Refusal(_INVALID, problem)
+    connection = parse_id("connections", message.connection)
+    if not connection:
+        return Refusal(
+            ErrorReason.ERROR_REASON_CONNECTION_UNKNOWN, "connection is no name; write connections/ID"
+        )
+    template = parse_id("templates", message.template)
+    if message.template and not template:
+        return Refusal(ErrorReason.ERROR_REASON_TEMPLATE_UNKNOWN, "template is no name; write templates/ID")
+    return Activation(
+        activation_id=message.activation_id,
+        profile_id=message.profile_id,
+        request_us=request_us,
+        connection=connection,
+        template=template,
+        action=message.action if message.action in journey_pb2.AudienceAction.values() else 0,
+        journey_version=message.journey_version,
+        stage=message.stage,
+        step=message.step,
+        enrollment=message.enrollment,
+        context=message.context,
+    )
+
+
+def parse_withdrawals(messages: Sequence[pb.Withdrawal], now: int) -> list[Withdrawal]:
+    """The requests; a wrong one refuses all, with every violation: a withdrawal is never for nothing."""
+    violations, withdrawals = [], []
+    for index, message in enumerate(messages):
+        problem = _check_key(message, now)
+        if problem:
+            violations.append(FieldViolation(f"withdrawals[{index}]", problem))
+            continue
+        withdrawals.append(
+            Withdrawal(
+                activation_id=message.activation_id,
+                profile_id=message.profile_id,
+                request_us=from_timestamp(message.request_time),
+                reason=message.reason.replace("\0", "")[:MAX_ID_BYTES],
+            )
+        )
+    if violations:
+        raise invalid("Some withdrawals are wrong; none was taken.", violations)
+    return withdrawals
+
+
+def _check_key(message: pb.Activation | pb.Withdrawal, now: int) -> str:
+    for field, value in (("activation_id", message.activation_id), ("profile_id", message.profile_id)):
+        problem = _check_text(field, value)
+        if problem or not value:
+            return problem or f"{field} is required"
+    if not message.HasField("request_time"):
+        return "request_time is required"
+    if not 0 <= message.request_time.seconds < _END_US // 1_000_000:
+        return "request_time is outside the years 1970 to 2099"
+    if not 0 <= message.request_time.nanos < 1_000_000_000:
+        return "request_time is no valid time"
+    if from_timestamp(message.request_time) > now + FUTURE_US:
+        return "request_time is more than a day ahead of this service's clock"
+    return ""
+
+
+def _check_text(field: str, value: str) -> str:
+    if len(value.encode()) > MAX_ID_BYTES:
+        return f"{field} has {len(value.encode()):,} bytes; at most {MAX_ID_BYTES} can be taken"
+    return f"{field} contains a NUL character" if "\0" in value else ""
+
+
+class _Token(msgspec.Struct, array_like=True):
+    """Where a page of deliveries ended."""
+
+    request_us: int
+    bucket: int
+    activation_id: str
+
+
+def parse_list(request: pb.ListDeliveriesRequest) -> Page:
+    """The page that is asked for."""
+    violations = []
+    if request.journey and not _JOURNEY.fullmatch(request.journey):
+        violations.append(FieldViolation("journey", "is no name; write journeys/ID"))
+    for index, state in enumerate(request.states):
+        if int(state) not in {known.value for known in State}:
+            violations.append(FieldViolation(f"states[{index}]", "is no state"))
+    if violations:
+        raise invalid("The filter is wrong.", violations)
+    position = _Token(_END_US, -1, "")
+    if request.page_token:
+        position = _read_token(request.page_token, _Token)
+    return Page(
+        journey=request.journey,
+        states=tuple(request.states),
+        before_us=position.request_us,
+        after_bucket=position.bucket,
+        after_id=position.activation_id,
+        size=page_size(request.page_size),
+    )
+
+
+def page_size(asked: int) -> int:
+    """The size of a page; 0 is the default, and what is out of bounds is refused."""
+    if not 0 <= asked <= MAX_PAGE_SIZE:
+        raise invalid(
+            "The page size is wrong.",
+            [FieldViolation("page_size", f"is {asked}; 1 to {MAX_PAGE_SIZE:,} can be read")],
+        )
+    return asked or DEFAULT_PAGE_SIZE
+
+
+def deliveries_token(last: Delivery) -> str:
+    """The token of the page after this delivery."""
+    return _write_token(_Token(last.request_us, last.bucket, last.activation_id))
+
+
+def resources_token(last_id: str) -> str:
+    """The token of the page after this connection or template."""
+    return _write_token(last_id)
+
+
+def read_resources_token(token: str) -> str:
+    """The id that `resources_token` was given; "" for the first page."""
+    return _read_token(token, str) if token else ""
+
+
+def _write_token(value: object) -> str:
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode(value)).decode()
+
+
+def _read_token(token: str, type_: type[_T]) -> _T:
+    try:
+        return msgspec.msgpack.decode(base64.urlsafe_b64decode(token), type=type_)
+    except (msgspec.DecodeError, binascii.Error, ValueError):
+        raise invalid(
+            "The page token is wrong.",
+            [FieldViolation("page_token", "is none of ours; take next_page_token as it came")],
+        ) from None
+
+
+def to_delivery(delivery: Delivery) -> pb.Delivery:
+    """The message of a row."""
+    message = pb.Delivery(
+        name=f"deliveries/{delivery.activation_id}",
+        activation_id=delivery.activation_id,
+        profile_id=delivery.profile_id,
+        state=_wire_state(delivery.state),
+        connection=f"connections/{delivery.connection}" if delivery.connection else "",
+        template=f"templates/{delivery.template}" if delivery.template else "",
+        action=journey_pb2.AudienceAction.ValueType(delivery.action),
+        journey_version=delivery.journey_version,
+        stage=delivery.stage,
+        step=delivery.step,
+        enrollment=delivery.enrollment,
+        request_time=to_timestamp(delivery.request_us),
+        accept_time=to_timestamp(delivery.accept_us),
+        state_time=to_timestamp(delivery.state_us),
+        attempts=delivery.attempts,
+        detail=delivery.detail,
+        external_id=delivery.external_id,
+    )
+    if delivery.state is State.PENDING:
+        message.next_attempt_time.CopyFrom(to_timestamp(delivery.next_attempt_us))
+    return message
+
+
+def to_receipts(receipts: Sequence[Receipt]) -> pb.DeliverReceiptsRequest:
+    """The message that carries fates."""
+    return pb.DeliverReceiptsRequest(
+        receipts=[
+            pb.Receipt(
+                activation_id=receipt.activation_id,
+                profile_id=receipt.profile_id,
+                enrollment=receipt.enrollment,
+                state=_wire_state(receipt.state),
+                state_time=to_timestamp(receipt.state_us),
+                detail=receipt.detail,
+            )
+            for receipt in receipts
+        ]
+    )
+
+
+def delivery_id(name: str) -> str:
+    """The activation's id in "deliveries/{activation_id}"."""
+    prefix = "deliveries/"
+    id_ = name.removeprefix(prefix)
+    if not name.startswith(prefix) or not id_ or "\0" in id_:
+        raise invalid(
+            "The delivery's name is wrong.", [FieldViolation("name", "write deliveries/ACTIVATION_ID")]
+        )
+    return id_
+
+
+def overloaded(limit: int) -> CairnError:
+    """Too much is on its way into the ledger."""
+    return CairnError(
+        ErrorReason.ERROR_REASON_OVERLOADED,
+        f"More than {limit:,} activations are on their way into the ledger; repeat with the same ids after the delay.",
+        retry_after_s=1.0,
+    )
+
+
+def _wire_state(state: State) -> pb.DeliveryState.ValueType:
+    return pb.DeliveryState.ValueType(state)

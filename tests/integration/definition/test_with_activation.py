@@ -2,29 +2,23 @@
 
 from collections.abc import AsyncIterator
 
-import asyncpg
 import grpc
 import pytest
 
 from cairn.activation import __main__ as activation
 from cairn.api.activation.v1 import activation_pb2
 from cairn.api.activation.v1.activation_pb2_grpc import ActivationServiceStub
-from cairn.postgres.roles import ensure_database, ensure_roles, role_of
+from cairn.postgres.database import migrate_service
+from cairn.postgres.roles import role_of
 from cairn.runtime.service import Service
 
 
 @pytest.fixture
 async def activation_address(definition_dsn: str) -> AsyncIterator[str]:
-    admin = await asyncpg.connect(definition_dsn)
-    try:
-        await ensure_roles(admin, ["activation"])
-        await ensure_database(admin)
-    finally:
-        await admin.close()
     settings = activation.SETTINGS(
         postgres_dsn=definition_dsn, postgres_role=role_of("activation"), grpc_port=0, http_port=0
     )
-    await activation.migrate(settings)
+    await migrate_service("activation", settings)
     service = Service(await activation.build(settings))
     await service.start()
     yield f"127.0.0.1:{service.grpc_port}"

@@ -8,6 +8,8 @@ unexport PYTHONPATH PYTHONHOME
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 ARGS ?=
+# Most tests wait for processes more than they compute: several at once, a file's tests together.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 .PHONY: help setup demo up test unit check lint types imports fmt protos docs lock clean
 
@@ -28,7 +30,7 @@ up: $(READY) ## The four services and a Postgres, until Ctrl-C (ARGS="--help")
 
 ##@ Test
 test: $(READY) ## All tests, under 5 minutes (ARGS="-k wait")
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 unit: $(READY) ## The tests that need no other process, in seconds
 	@$(BIN)/python -m pytest tests/unit tests/property $(ARGS)
@@ -37,7 +39,7 @@ check: $(READY) lint types imports ## Everything that CI does
 	@$(BIN)/python tools/protos.py --check
 	@$(BIN)/python tools/settings.py --check
 	@$(BIN)/python tools/lock.py --check
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 lint: $(READY) ## Style of Python and protos, and that the contract stays compatible
 	@$(BIN)/ruff check

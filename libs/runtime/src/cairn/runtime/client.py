@@ -134,8 +134,10 @@ def _credentials(settings: ClientSettings) -> grpc.ChannelCredentials:
     )
 
 
-def _options(settings: ClientSettings) -> list[tuple[str, int]]:
+def _options(settings: ClientSettings) -> list[tuple[str, int | str]]:
     return [
+        # A name that stands for several replicas (a headless service) is spread over all of them.
+        ("grpc.lb_policy_name", "round_robin"),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         # A peer that vanished without a word is given up within a minute, also under a stream that is silent.

@@ -3,11 +3,7 @@
 import asyncio
 from collections import Counter
 
-import pytest
-
 from cairn.api.activation.v1 import activation_pb2 as pb
-
-pytestmark = pytest.mark.slow
 
 
 async def test_killed_while_sending(

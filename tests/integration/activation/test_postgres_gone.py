@@ -8,8 +8,6 @@ import pytest
 
 from cairn.api.activation.v1 import activation_pb2 as pb
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 async def test_an_outage_under_load(

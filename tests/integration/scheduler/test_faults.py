@@ -157,7 +157,10 @@ async def test_migrate_makes_the_schema_and_is_harmless_the_second_time(schedule
         )
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
-    assert said == ["scheduler: applied 0001_timers.sql\n", "scheduler: up to date\n"]
+    assert said == [
+        "The schema 'scheduler' is at version 1: 0001_timers.sql.\n",
+        "The schema 'scheduler' is at version 1: nothing was missing.\n",
+    ]
     await server.execute("DROP DATABASE scheduler_migrate WITH (FORCE)")
     await server.close()
 

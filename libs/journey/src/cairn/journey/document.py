@@ -35,8 +35,8 @@ _UNITS_US: Final = {
     "d": 86_400_000_000,
     "w": 604_800_000_000,
 }
-_DURATION: Final = re.compile(r"(?:\d{1,12}(?:\.\d{1,6})?(?:ms|s|m|h|d|w))+")
-_DURATION_PART: Final = re.compile(r"(\d+)(?:\.(\d+))?(ms|s|m|h|d|w)")
+_DURATION: Final = re.compile(r"(?:\d{1,12}(?:\.\d{1,6})?(?:ms|s|m|h|d|w))+", re.ASCII)
+_DURATION_PART: Final = re.compile(r"(\d+)(?:\.(\d+))?(ms|s|m|h|d|w)", re.ASCII)
 _INTEGERS: Final = {FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64}
 _CLASSES: Final = {yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list", yaml.ScalarNode: "a value"}
 
@@ -67,8 +67,8 @@ def read_documents(text: str) -> tuple[tuple[Document, ...], tuple[Violation, ..
                 documents.append(document)
     except yaml.YAMLError as error:
         violations.append(_yaml_violation(error))
-    except (RecursionError, ValueError) as error:
-        # ValueError: PyYAML's own scanner on text that is no text, such as a lone surrogate or an absurd escape.
+    except (RecursionError, ValueError, OverflowError) as error:
+        # The last two: PyYAML's own scanner on an absurd escape or version, as "\\UFFFFFFFF".
         message = "is nested too deep" if isinstance(error, RecursionError) else "is not YAML"
         violations.append(Violation("", message, 1))
     return tuple(documents), tuple(violations)
@@ -120,11 +120,12 @@ class _Reader:
                 "", node, f"is {_CLASSES[type(node)]}; a document is a mapping with name, type and stages"
             )
             return None
-        if len(node.value) == 1 and getattr(node.value[0][0], "value", None) in _WRAPPERS:
+        if len(node.value) == 1:
             key, value = node.value[0]
-            message: Message = _WRAPPERS[key.value]()
-            self.message(value, message, key.value, 1)
-            return Document(key.value, message, line)
+            if isinstance(key, yaml.ScalarNode) and key.value in _WRAPPERS:
+                wrapped = _WRAPPERS[key.value]()
+                self.message(value, wrapped, key.value, 1)
+                return Document(key.value, wrapped, line)
         message = journey_pb2.Journey()
         self.message(node, message, "", 1)
         return Document("journey", message, line)
@@ -168,10 +169,15 @@ class _Reader:
 
     def field(self, key: yaml.Node, descriptor: Any, path: str) -> FieldDescriptor | None:
         name = key.value if isinstance(key, yaml.ScalarNode) else ""
+        if not _is_text(name):
+            self.wrong(path, key, "holds a lone surrogate, which is no text")
+            return None
         field: FieldDescriptor | None = descriptor.fields_by_name.get(
             name
         ) or descriptor.fields_by_camelcase_name.get(name)
         if field is None:
+            # Cut: a few aliases of a long key would make what is said of it endless.
+            name = name if len(name) <= 80 else name[:77] + "..."
             near = difflib.get_close_matches(name, descriptor.fields_by_name, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {_fields(descriptor)}"
             self.wrong(f"{path}.{name}" if path else name, key, f"is no field; {hint}")
@@ -220,10 +226,12 @@ class _Reader:
             self.wrong(path, node, f"is {_CLASSES[type(node)]}; it is a mapping of names to texts")
             return
         for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode):
-                target[key.value] = value.value
-            else:
+            if not (isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode)):
                 self.wrong(path, value, "is nested; it is a mapping of names to texts")
+            elif not (_is_text(key.value) and _is_text(value.value)):
+                self.wrong(path, value, "holds a lone surrogate, which is no text")
+            else:
+                target[key.value] = value.value
 
     def scalar(self, node: yaml.Node, field: FieldDescriptor, path: str) -> str | int | bool | None:
         if not isinstance(node, yaml.ScalarNode):
@@ -248,9 +256,7 @@ class _Reader:
                 path, node, f"is {node.value[:80]!r}, which YAML does not read as text; put it in quotes"
             )
             return None
-        try:
-            node.value.encode()
-        except UnicodeEncodeError:
+        if not _is_text(node.value):
             self.wrong(path, node, "holds a lone surrogate, which is no text")
             return None
         return str(node.value)
@@ -291,6 +297,15 @@ class _Reader:
             target.FromDatetime(moment)
         except (ValueError, OverflowError):
             self.wrong(path, node, f"is {str(text)[:80]!r}; a moment is written as 2027-01-31T09:00:00Z")
+
+
+def _is_text(value: str) -> bool:
+    """Whether a value can be written as UTF-8: an escape in quotes may hold a lone surrogate."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _names(fields: Any) -> str:

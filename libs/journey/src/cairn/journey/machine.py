@@ -5,13 +5,14 @@ milestone, the current step. Time is the input's own; nothing here knows a clock
 """
 
 from collections.abc import Iterator, Mapping
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import msgspec
 
-from cairn.journey.model import ExitCriterion, ReentryMode
+from cairn.journey.dues import applies, next_due_us, stale_dues
+from cairn.journey.model import ExitCriterion
 from cairn.journey.plan import ActivateInstruction, LiveJourney, Plan, WaitInstruction
+from cairn.journey.reentry import enrollment_id_of, refusal
 from cairn.journey.state import (
     CancelTimer,
     Effect,
@@ -56,31 +57,6 @@ def advance(journey: LiveJourney, profile: Profile, standing: Standing, input: I
             return run.take_timer(input)
         case _:
             return run.take(input)
-
-
-def next_due_us(plan: Plan, enrollment: Enrollment) -> int | None:
-    """When time alone will next do something to an open enrollment; None when it never will."""
-    dues = [due for _, due in _stale_dues(plan, enrollment)]
-    if enrollment.state is EnrollmentState.WAITING:
-        dues.append(enrollment.wait_until_us)
-    elif not dues:
-        dues.append(enrollment.rest_us + plan.rest_us)
-    return min(dues)
-
-
-def _stale_dues(plan: Plan, enrollment: Enrollment) -> Iterator[tuple[ExitCriterion, int]]:
-    """Each staleness that applies where the enrollment is, with its due time."""
-    for exit in plan.exits:
-        if exit.stale_us is not None and _applies(exit, enrollment):
-            yield exit, enrollment.enter_us + exit.stale_us
-    for exit in plan.stages[enrollment.stage].exits:
-        if exit.stale_us is not None:
-            yield exit, enrollment.stage_enter_us + exit.stale_us
-
-
-def _applies(exit: ExitCriterion, enrollment: Enrollment) -> bool:
-    """An exit of the journey that leads to a stage says nothing to those who are there already, or past it."""
-    return exit.to is None or exit.to > enrollment.stage
 
 
 class _Move(NamedTuple):
@@ -142,7 +118,7 @@ class _Run:
         """An event or a change of the profile: what was due before it, the input itself, what is due with it."""
         time_us = input.time_us
         if self.enrollment is not None:
-            self.pass_time(self.enrollment, time_us - 1)
+            self.pass_time_before(self.enrollment, input)
         self.see(input)
         goal_met = self.remember_goal(time_us)
         current, moved = self.enrollment, False
@@ -150,7 +126,7 @@ class _Run:
             self.late_us = max(0, current.now_us - time_us)
             current.now_us = max(current.now_us, time_us)
             if isinstance(input, EventInput):
-                current.latest = input.stored()
+                self.keep_latest(current, input)
             moved = self.test_and_move(current, goal_met if self.plan is self.journey.newest else None)
         if not moved and (current is None or self.may_begin_again(current)):
             self.late_us = 0
@@ -167,7 +143,21 @@ class _Run:
         else:
             self.cause = "profile"
 
+    def keep_latest(self, enrollment: Enrollment, input: EventInput) -> None:
+        """The latest event is the one that happened last, not the one that came last."""
+        latest = entry_view(enrollment.latest)
+        if latest is None or latest["occur_time"] <= input.view["occur_time"]:
+            enrollment.latest = input.stored()
+
     # Time
+
+    def pass_time_before(self, enrollment: Enrollment, input: EventInput | ProfileInput) -> None:
+        """Applies what was due before an input; it sees the profile as it was then."""
+        profile = self.profile
+        if isinstance(input, ProfileInput):
+            self.profile = Profile(profile.profile_id, input.previous)
+        self.pass_time(enrollment, input.time_us - 1)
+        self.profile = profile
 
     def pass_time(self, enrollment: Enrollment, until_us: int) -> None:
         """Applies all that is due up to and including a moment, in order of due time. Each is an input of its own, without an event."""
@@ -183,10 +173,10 @@ class _Run:
 
     def apply_due(self, enrollment: Enrollment) -> None:
         now = enrollment.now_us
-        stale = tuple(exit for exit, due in _stale_dues(self.plan, enrollment) if due <= now)
+        stale = tuple(exit for exit, due in stale_dues(self.plan, enrollment) if due <= now)
         if self.test_and_move(enrollment, None, stale):
             return
-        if enrollment.state is EnrollmentState.WAITING:
+        if self.wait_is_over(enrollment):
             self.record(Kind.WAIT_ENDED, enrollment, self.plan.program[enrollment.position].step_id)
             enrollment.position += 1
             self.run_steps(enrollment)
@@ -203,8 +193,16 @@ class _Run:
         first = next(held, None)
         if first is None:
             return False
-        self.move(enrollment, first, [move.rule for move in held])
+        also_held = [move.rule for move in held]
+        if self.wait_is_over(enrollment):
+            also_held.append(f"step {self.plan.program[enrollment.position].step_id}")
+        self.move(enrollment, first, also_held)
         return True
+
+    def wait_is_over(self, enrollment: Enrollment) -> bool:
+        """Whether rule 5 holds: the current step is a wait that expires. An event of the same instant comes before it."""
+        waits = enrollment.state is EnrollmentState.WAITING
+        return self.cause == "timer" and waits and enrollment.wait_until_us <= enrollment.now_us
 
     def held(
         self, enrollment: Enrollment, goal_met: bool | None, stale: tuple[ExitCriterion, ...]
@@ -222,7 +220,7 @@ class _Run:
             if exit.criteria is None:
                 holds = any(exit is due for due in stale)
             else:
-                holds = _applies(exit, enrollment) and self.holds(exit.criteria, entry)
+                holds = applies(exit, enrollment) and self.holds(exit.criteria, entry)
             if holds:
                 yield _Move(f"exit {exit.name}", exit.to, exit.name)
         furthest = len(plan.stages) - 2 if plan.skip_stages else min(stage, len(plan.stages) - 2)
@@ -375,7 +373,7 @@ class _Run:
         plan = self.journey.newest
         if goal_met or not self.holds(plan.entry, None):
             return
-        if reason := self.refusal(plan, input.time_us):
+        if reason := refusal(plan, self.standing, input.time_us):
             self.transitions.append(
                 Transition(
                     input.time_us, plan.journey_id, plan.version, "", Kind.ENTRY_REFUSED, plan.stages[0].name, "",
@@ -383,29 +381,19 @@ class _Run:
                 )
             )  # fmt: skip
             return
-        if self.enrollment is not None:
-            self.end(self.enrollment, EnrollmentState.COMPLETED, Kind.COMPLETED)
-        self.begin(plan, input)
-
-    def refusal(self, plan: Plan, time_us: int) -> str:
-        standing, rules = self.standing, plan.reentry
-        if plan.goal is not None and time_us < standing.goal_us:
-            return "goal"
-        if standing.entries and rules.mode is ReentryMode.NEVER:
-            return "mode"
-        if standing.achieved and rules.mode is ReentryMode.UNLESS_GOAL_ACHIEVED:
-            return "mode"
-        if standing.entries and time_us - standing.last_entry_us < rules.cooldown_us:
-            return "cooldown"
-        if rules.max_entries and standing.entries >= rules.max_entries:
-            return "maximum"
-        return ""
-
-    def begin(self, plan: Plan, input: EventInput | ProfileInput) -> None:
         time_us = input.time_us
+        if self.enrollment is not None:
+            # The old one's logical time is where the new one begins: a profile is in a journey once at any time.
+            time_us = self.enrollment.now_us
+            self.end(self.enrollment, EnrollmentState.COMPLETED, Kind.COMPLETED)
+        self.begin(plan, input, time_us)
+
+    def begin(self, plan: Plan, input: EventInput | ProfileInput, time_us: int) -> None:
         stored = input.stored() if isinstance(input, EventInput) else None
         enrollment = Enrollment(
-            enrollment_id=_enrollment_id(self.profile.profile_id, plan.journey_id, self.cause, time_us),
+            enrollment_id=enrollment_id_of(
+                self.profile.profile_id, plan.journey_id, self.cause, time_us, self.standing.entries
+            ),
             version=plan.version,
             state=EnrollmentState.WAITING,
             stage=0,
@@ -418,9 +406,12 @@ class _Run:
         )
         standing = self.writable()
         standing.entries += 1
-        standing.last_entry_us = time_us
+        standing.last_entry_us = max(standing.last_entry_us, time_us)
         self.plan, self.enrollment = plan, enrollment
-        self.record(Kind.ENTERED, enrollment)
+        late_us = time_us - input.time_us
+        self.record(
+            Kind.ENTERED, enrollment, detail={"late_seconds": late_us / 1_000_000} if late_us else None
+        )
         self.enter_stage(enrollment, 0)
         # The goal is not met, or the input would not have begun anything.
         if not self.test_and_move(enrollment, goal_met=False):
@@ -477,9 +468,3 @@ class _Run:
                 self.effects.append(ScheduleTimer(enrollment.timer_id, due))
             self.keep(enrollment)
         return Outcome(self.standing, tuple(self.effects), tuple(self.transitions), self.failures)
-
-
-def _enrollment_id(profile_id: str, journey_id: str, cause: str, time_us: int) -> str:
-    """Derived from what began it, so that the same input gives the same id whenever it is run."""
-    key = "\0".join((profile_id, journey_id, cause, str(time_us)))
-    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()

@@ -89,7 +89,8 @@ class Plan:
     @property
     def is_last_stage_final(self) -> bool:
         """Whether nothing is left to wait for at rest in the last stage."""
-        return not (self.goal or self.exits or self.stages[-1].exits)
+        exits = [exit for exit in self.exits if exit.to is None]
+        return not (self.goal or exits or self.stages[-1].exits)
 
 
 @dataclass(frozen=True)

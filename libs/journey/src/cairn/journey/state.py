@@ -137,9 +137,10 @@ class TimerInput(msgspec.Struct, frozen=True):
 
 
 class ProfileInput(msgspec.Struct, frozen=True):
-    """A change of the profile, at its arrival."""
+    """A change of the profile, at its arrival. `previous` are the attributes that it had until then."""
 
     time_us: int
+    previous: Mapping[str, Any]
 
 
 class ReceiptInput(msgspec.Struct, frozen=True):

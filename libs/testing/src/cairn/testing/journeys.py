@@ -167,8 +167,9 @@ def profile(at: str | None = None, **attributes: Any) -> Moment:
 
     def changes(story: Story) -> None:
         story.go_to(story.now_us if at is None else _moment(at))
-        story.profile = Profile(story.profile.profile_id, {**story.profile.attributes, **as_json(attributes)})
-        story.take(ProfileInput(story.now_us))
+        previous = story.profile.attributes
+        story.profile = Profile(story.profile.profile_id, {**previous, **as_json(attributes)})
+        story.take(ProfileInput(story.now_us, previous))
 
     return changes
 

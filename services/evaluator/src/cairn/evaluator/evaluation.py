@@ -176,7 +176,7 @@ class _Evaluation:
         self.profile = Profile(arrival.profile_id, attributes)
         try:
             for journey in self.concerned():
-                self.advance(journey, ProfileInput(arrival.arrival_us))
+                self.advance(journey, ProfileInput(arrival.arrival_us, before[0]))
         except Exception:
             self.attributes, self.time_zone, self.profile = before
             raise

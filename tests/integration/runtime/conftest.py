@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import Authority
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from runtime_echo import Echo, EchoSettings, binding
-from runtime_parts import DSN, Authority, Running, StartEcho
+from runtime_parts import DSN, Running, StartEcho
 
 from cairn.runtime.service import Service, ServiceSpec
 

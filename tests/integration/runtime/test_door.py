@@ -7,12 +7,13 @@ from typing import Any
 
 import grpc
 import pytest
+from certificates import Authority
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from pydantic import SecretStr
 from runtime_echo import ROLES, Echo, EchoSettings, Stub, binding
-from runtime_parts import DSN, Authority, Running, StartEcho
+from runtime_parts import DSN, Running, StartEcho
 
 from cairn.runtime.auth import Role, token_digest
 from cairn.runtime.client import open_channel

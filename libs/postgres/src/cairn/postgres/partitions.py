@@ -27,7 +27,7 @@ _LOCK = "SELECT pg_advisory_xact_lock($1)"
 # The bounds are times with a zone; a date column takes their day.
 _CREATE = "CREATE TABLE {partition} PARTITION OF {table} FOR VALUES FROM ('{first} 00:00:00+00') TO ('{end} 00:00:00+00')"
 _DROP = "DROP TABLE {partition}"
-# A drop stops all use of the table while it waits for the transactions that are reading it.
+# A new child and a drop stop all use of the table while they wait for the transactions that are reading it.
 _LOCK_TIMEOUT = "SET LOCAL lock_timeout = '3s'"
 
 
@@ -35,11 +35,13 @@ async def ensure_partitions(connection: AnyConnection, table: str, first_day: da
     """Make the partitions of `days` days from `first_day` that are missing; return their names.
 
     `table` is a plain name, or one with its schema. Several callers at once are harmless. The names end in _pYYYYMMDD.
+    A table that somebody reads for long is not waited for: LockNotAvailableError after 3 seconds, for a later try.
     """
     wanted = [first_day + timedelta(days=offset) for offset in range(days)]
     if not _missing(table, wanted, await _children(connection, table)):
         return []
     async with connection.transaction():
+        await connection.execute(_LOCK_TIMEOUT)
         await connection.execute(_LOCK, lock_key("partitions", table))
         missing = _missing(table, wanted, await _children(connection, table))
         for day in missing:

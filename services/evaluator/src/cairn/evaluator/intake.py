@@ -1,7 +1,7 @@
 """Owns the door: checks what comes, refuses what is wrong alone and what is too much at once, and waits for the lanes."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -22,7 +22,15 @@ from cairn.evaluator.inputs import (
     TimerArrival,
 )
 from cairn.evaluator.lane import Lane
-from cairn.evaluator.wire import Refused, check_event, check_profile, struct_to_json, to_event_input
+from cairn.evaluator.wire import (
+    Refused,
+    check_event,
+    check_profile,
+    is_id,
+    is_time,
+    struct_to_json,
+    to_event_input,
+)
 from cairn.journey.state import ReceiptInput, TimerInput
 from cairn.postgres.bucket import bucket_of
 from cairn.runtime.clock import from_timestamp, now_us
@@ -72,10 +80,11 @@ class Intake:
             if self._book.concerned_by_event(event.name):
                 arrivals.append(EventArrival(event.profile_id, to_event_input(event, time_us)))
                 places.append(index)
+        of_no_concern = len(events) - len(taken.refusals) - len(arrivals)
         results = await self._through_lanes(arrivals)
         _collect(taken, places, results)
         taken.accepted = len(events) - len(taken.refusals)
-        _count_events(taken, len(arrivals))
+        _count_events(taken, of_no_concern)
         return taken
 
     async def upsert(self, profiles: Sequence[pb.Profile], mode: "pb.UpsertMode.ValueType") -> Taken:
@@ -107,19 +116,25 @@ class Intake:
         """Acts on due timers; one answer for each."""
         check_size("timers", timers)
         self._book.require()
+        answers = [scheduler_pb2.TIMER_ANSWER_REFUSED] * len(timers)
+        places = [index for index, timer in enumerate(timers) if is_id(timer.key) and is_time(timer.due_time)]
         arrivals = [
             TimerArrival(
                 timer.key,
                 timer.payload.decode(errors="replace"),
                 TimerInput(timer.timer_id, from_timestamp(timer.due_time)),
             )
-            for timer in timers
+            for timer in (timers[index] for index in places)
         ]
-        return [_TIMER_ANSWERS[_plain(result)] for result in await self._through_lanes(arrivals)]
+        for index, result in zip(places, await self._through_lanes(arrivals), strict=True):
+            answers[index] = _TIMER_ANSWERS[_plain(result)]
+        return answers
 
     async def record(self, receipts: Sequence[activation_pb2.Receipt]) -> None:
         """Takes the fates of activations; durable when it returns."""
         check_size("receipts", receipts)
+        if violations := [each for index, receipt in enumerate(receipts) for each in _wrong(index, receipt)]:
+            raise invalid("Some receipts can be nobody's.", violations)
         self._book.require()
         arrivals = [_receipt(receipt) for receipt in receipts]
         results = await self._through_lanes(arrivals)
@@ -188,12 +203,21 @@ def _collect(taken: Taken, places: Sequence[int], results: Sequence[Result | Ref
             taken.duplicates += 1
 
 
-def _count_events(taken: Taken, concerned: int) -> None:
-    acted_on = concerned - taken.duplicates
-    metrics.EVENTS.labels("acted_on").inc(acted_on)
+def _count_events(taken: Taken, of_no_concern: int) -> None:
+    metrics.EVENTS.labels("acted_on").inc(taken.accepted - taken.duplicates - of_no_concern)
     metrics.EVENTS.labels("duplicate").inc(taken.duplicates)
-    metrics.EVENTS.labels("of_no_concern").inc(taken.accepted - concerned)
+    metrics.EVENTS.labels("of_no_concern").inc(of_no_concern)
     metrics.EVENTS.labels("refused").inc(len(taken.refusals))
+
+
+def _wrong(index: int, receipt: activation_pb2.Receipt) -> Iterator[FieldViolation]:
+    """What the tables could not hold, to the harm of all that shares its batch."""
+    if not is_id(receipt.profile_id):
+        yield FieldViolation(
+            f"receipts[{index}].profile_id", "is no id of a profile; repeat the activation's"
+        )
+    if not is_time(receipt.state_time):
+        yield FieldViolation(f"receipts[{index}].state_time", "is no valid time")
 
 
 def _receipt(receipt: activation_pb2.Receipt) -> ReceiptArrival:

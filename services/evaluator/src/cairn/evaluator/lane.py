@@ -10,8 +10,10 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
+import msgspec
 import structlog
 
+from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
 from cairn.evaluator import metrics, store
 from cairn.evaluator.book import JourneyBook
 from cairn.evaluator.evaluation import Evaluated, ProfileState, decode_profile, evaluate, transitions_row
@@ -26,7 +28,7 @@ from cairn.evaluator.inputs import (
     TimerArrival,
 )
 from cairn.evaluator.relay import Relay
-from cairn.evaluator.wire import Outgoing, Refused
+from cairn.evaluator.wire import MAX_AHEAD_US, Outgoing, Refused
 from cairn.journey.state import Kind
 from cairn.postgres.pool import Pool, is_unavailable, translate_errors
 from cairn.runtime.clock import now_us
@@ -179,10 +181,8 @@ class Lane:
             share.evaluated = evaluate(self._book, share.state, [item.arrival for item in share.items], seen)
         if _has_result(shares, Result.LATER):
             await self._reload_journeys()
-        outgoing = Outgoing()
-        won = await self._write(shares, outgoing, now)
-        row = outgoing.to_row(self._settings.writer, self._sequence)
-        if not row.is_empty:
+        won, row = await self._write(shares, now)
+        if row is not None and not row.is_empty:
             self._relay.send(self.bucket, row)
         return self._answer(shares, won)
 
@@ -204,11 +204,16 @@ class Lane:
                 missing.append(profile_id)
         if not missing:
             return
-        for row in await store.load_profiles(self._pool, self.bucket, missing):
-            shares[row.profile_id].state = decode_profile(row)
         for profile_id in missing:
-            share = shares[profile_id]
-            share.state = share.state or ProfileState(profile_id)
+            shares[profile_id].state = ProfileState(profile_id)
+        for row in await store.load_profiles(self._pool, self.bucket, missing):
+            try:
+                shares[row.profile_id].state = decode_profile(row)
+            except msgspec.DecodeError as error:
+                # Written by a newer version, or damaged: it must not stop those that share its batch.
+                log.error("profile_not_understood", bucket=self.bucket, error=type(error).__name__)
+                for item in shares.pop(row.profile_id).items:
+                    item.settle(Result.FAILED)
 
     async def _seen(self, shares: dict[str, _Share], now: int) -> set[tuple[str, str]]:
         """Which events were acted on before. A profile that does not exist has seen none."""
@@ -221,18 +226,21 @@ class Lane:
         ]
         if not pairs:
             return set()
-        return await store.find_seen(self._pool, self.bucket, pairs, now - self._settings.dedup_us)
+        # An event may be that much ahead when it arrives, so that it is too old that much later.
+        since = now - self._settings.dedup_us - MAX_AHEAD_US
+        return await store.find_seen(self._pool, self.bucket, pairs, since)
 
-    async def _write(self, shares: dict[str, _Share], outgoing: Outgoing, now: int) -> set[str]:
-        """One transaction: the swaps in the order of their keys, then what goes with those that were won."""
+    async def _write(self, shares: dict[str, _Share], now: int) -> tuple[set[str], store.OutboxRow | None]:
+        """One transaction: the swaps in the order of their keys, then what goes with those that were won. Returns who won,
+        and the effects as they were committed."""
         done = [share.evaluated for _, share in sorted(shares.items()) if share.evaluated is not None]
         writes = [each.write for each in done if each.write is not None]
         receipts = [row for each in done for row in each.receipts]
         if not writes and not receipts:
-            return set()
+            return set(), None
+        outgoing, appendix = Outgoing(), store.Appendix(timeline=receipts)
         async with self._pool.acquire() as connection, connection.transaction():
             won = await store.swap_profiles(connection, self.bucket, writes, now) if writes else set()
-            appendix = store.Appendix(timeline=receipts)
             for each in done:
                 if each.state.profile_id not in won:
                     continue
@@ -243,7 +251,7 @@ class Lane:
                     outgoing.add(each.state.profile_id, journey_id, effects)
             appendix.outbox = outgoing.to_row(self._settings.writer, self._sequence)
             await store.append(connection, self.bucket, appendix, now)
-        return won
+        return won, appendix.outbox
 
     def _answer(self, shares: dict[str, _Share], won: set[str]) -> list[Item]:
         """Settles what is durable; what is not has lost its swap, or was judged by a state that may be stale."""
@@ -257,7 +265,8 @@ class Lane:
                 again += share.items
                 continue
             verified = share.verified or evaluated.write is not None
-            if not verified and any(result is Result.STALE for result in evaluated.results):
+            # What was seen before was read for this batch; all else without a write was judged by the state alone.
+            if not verified and any(result is not Result.DUPLICATE for result in evaluated.results):
                 self._cache.drop((profile_id,))
                 again += share.items
                 continue
@@ -274,6 +283,10 @@ class Lane:
         self._cache.drop({item.arrival.profile_id for item in items})
         if not isinstance(error, CairnError):
             log.error("lane_failed", bucket=self.bucket, exc_info=error)
+            error = CairnError(
+                ErrorReason.ERROR_REASON_INTERNAL,
+                "The batch failed on a defect of ours, and the log tells more; it may yet have taken effect.",
+            )
         for item in items:
             item.submission.fail(error)
         while not self._stopping:

@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Collection, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -13,6 +13,7 @@ from cairn.evaluator.book import JourneyBook
 from cairn.evaluator.evaluation import decode_standings
 from cairn.evaluator.store import ProfileRow, RowKind, TimelineRow
 from cairn.evaluator.wire import json_to_struct, to_enrollment, to_transition
+from cairn.journey.limits import ID_PATTERN
 from cairn.journey.parse import short_name
 from cairn.journey.state import Transition
 from cairn.postgres.bucket import bucket_of
@@ -20,11 +21,13 @@ from cairn.postgres.pool import Pool, translate_errors
 from cairn.runtime.clock import to_timestamp
 from cairn.runtime.errors import FieldViolation, invalid, not_found
 
-_T = TypeVar("_T")
+_T = TypeVar("_T", bound=tuple[int | str, ...])
 
 DEFAULT_PAGE = 100
 MAX_PAGE = 1_000
 _SCAN_ROWS = 500
+# One call reads no more profiles than this, however few of them its filters let through.
+_MAX_SCANNED = 20_000
 _END_OF_TIME_US = 253_402_214_400_000_000
 
 _TRANSITIONS = msgspec.json.Decoder(list[Transition])
@@ -64,29 +67,35 @@ async def list_enrollments(
     """A page of enrollments: of one profile, or of all, which goes bucket by bucket through the profiles."""
     size = page_size(request.page_size)
     profile_id = profile_id_of("parent", request.parent)
-    journey_id = short_name("journeys", request.journey)
+    journey_id = _journey_id(request.journey)
     states = frozenset(request.states)
-    if profile_id != "-":
-        rows = await _load(pool, bucket_count, profile_id)
-        if not rows:
-            raise not_found(f"profiles/{profile_id}")
-        return pb.ListEnrollmentsResponse(enrollments=_enrollments(book, rows[0], journey_id, states))
-    bucket, after = _decode(request.page_token, (0, ""))
+    # The last profile of which all was told, and how much was told of the one that follows it.
+    bucket, after, told = _decode(request.page_token, (0, "", 0))
     answer = pb.ListEnrollmentsResponse()
-    while bucket < bucket_count and len(answer.enrollments) < size:
-        limit = min(_SCAN_ROWS, size)
+    if profile_id != "-":
+        row = await _profile(pool, bucket_count, profile_id)
+        found = _enrollments(book, row, journey_id, states)
+        answer.enrollments.extend(found[told : told + size])
+        if len(found) > told + size:
+            answer.next_page_token = _encode(0, "", told + size)
+        return answer
+    scanned = 0
+    while bucket < bucket_count and scanned < _MAX_SCANNED:
         with translate_errors():
-            rows = await store.list_profiles(pool, bucket, after, journey_id, limit)
+            rows = await store.list_profiles(pool, bucket, after, journey_id, _SCAN_ROWS)
+        scanned += len(rows)
         for row in rows:
-            answer.enrollments.extend(_enrollments(book, row, journey_id, states))
-            after = row.profile_id
-            if len(answer.enrollments) >= size:
-                break
-        else:
-            if len(rows) < limit:
-                bucket, after = bucket + 1, ""
+            found = _enrollments(book, row, journey_id, states)[told:]
+            room = size - len(answer.enrollments)
+            answer.enrollments.extend(found[:room])
+            if len(found) > room:
+                answer.next_page_token = _encode(bucket, after, told + room)
+                return answer
+            after, told = row.profile_id, 0
+        if len(rows) < _SCAN_ROWS:
+            bucket, after = bucket + 1, ""
     if bucket < bucket_count:
-        answer.next_page_token = _encode([bucket, after])
+        answer.next_page_token = _encode(bucket, after, 0)
     return answer
 
 
@@ -97,16 +106,23 @@ async def get_timeline(
     profile_id = profile_id_of("profile", request.profile)
     size = page_size(request.page_size)
     bucket = bucket_of(profile_id, bucket_count)
-    time_us, row_id = _decode(request.page_token, (_END_OF_TIME_US, 0))
+    # The row that the last page ended in, and how many of its entries were told.
+    time_us, row_id, told = _decode(request.page_token, (_END_OF_TIME_US, 0, 0))
+    first = min(time_us, _END_OF_TIME_US), row_id
     with translate_errors():
-        rows = await store.read_timeline(pool, bucket, profile_id, (time_us, row_id), size)
+        rows = await store.read_timeline(pool, bucket, profile_id, first, size + 1)
     if not rows and not request.page_token:
         await _profile(pool, bucket_count, profile_id)
     answer = pb.GetTimelineResponse()
     for row in rows:
-        answer.entries.extend(_entries(row))
-    if len(rows) == size:
-        answer.next_page_token = _encode([rows[-1].record_us, rows[-1].row_id])
+        place = row.record_us, row.row_id
+        for number, entry in enumerate(_entries(row)):
+            if place == first and number < told:
+                continue
+            if len(answer.entries) == size:
+                answer.next_page_token = _encode(*place, number)
+                return answer
+            answer.entries.append(entry)
     return answer
 
 
@@ -169,24 +185,36 @@ def _entries(row: TimelineRow) -> Iterator[pb.TimelineEntry]:
             yield pb.TimelineEntry(record_time=recorded, refusal=refusal)
 
 
-def _encode(place: list[Any]) -> str:
+def _encode(*place: int | str) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode()
 
 
-def _decode(token: str, start: tuple[int, _T]) -> tuple[int, _T]:
+def _decode(token: str, start: _T) -> _T:
     """The place that a token stands for; without one, where to start."""
     if not token:
         return start
     try:
-        first, second = msgspec.json.decode(base64.urlsafe_b64decode(token))
-        if isinstance(first, int) and isinstance(second, type(start[1])):
-            return first, second
+        place = msgspec.json.decode(base64.urlsafe_b64decode(token))
+        if [type(part) for part in place] == [type(part) for part in start] and all(map(_is_storable, place)):
+            return cast(_T, tuple(place))
     except (msgspec.DecodeError, binascii.Error, ValueError, TypeError):
         pass
     raise invalid(
         "page_token is none of ours.",
         [FieldViolation("page_token", "is not the next_page_token of a page before; begin without one")],
     )
+
+
+def _is_storable(part: int | str) -> bool:
+    return "\0" not in part if isinstance(part, str) else 0 <= part < 1 << 63
+
+
+def _journey_id(name: str) -> str:
+    """The journey's id in its resource name; empty when none is given."""
+    journey_id = short_name("journeys", name)
+    if journey_id and not ID_PATTERN.fullmatch(journey_id):
+        raise _wrong_name("journey", name, "journeys/{id}")
+    return journey_id
 
 
 def _wrong_name(field: str, name: str, pattern: str) -> Exception:

@@ -27,7 +27,7 @@ _MAX_QUEUED_BYTES = 4 * 1024 * 1024
 _MAX_ROWS_A_CALL = 64
 _FLUSH_SECONDS = 0.05
 _SWEEP_SECONDS = 2.0
-_SWEEP_ROWS = 200
+_SWEEP_ROWS = 2000
 _OLD_US = 2_000_000
 _MAX_PAUSE_SECONDS = 2.0
 
@@ -48,6 +48,13 @@ class _Queue:
         else:
             self.rows.append(row)
             self.bytes += size
+        self.wake.set()
+
+    def fall_behind(self) -> None:
+        """Leaves all to the table: what is in memory comes after what is only there."""
+        self.is_behind = True
+        self.rows.clear()
+        self.bytes = 0
         self.wake.set()
 
     def take(self) -> list[OutboxRow]:
@@ -80,10 +87,13 @@ class Relay:
             for destination in self._destinations
             for bucket in range(bucket_count)
         }
-        # For each bucket: which destinations have still to accept a row; None from when all have.
-        self._open: list[dict[int, set[str]]] = [{} for _ in range(bucket_count)]
-        self._accepted: list[dict[int, set[str]]] = [{} for _ in range(bucket_count)]
+        self._bits = {each.name: 1 << place for place, each in enumerate(self._destinations)}
+        # For each bucket the rows that are not done: the bits of those who have still to accept one, and of those who have. Numbers, because
+        # a destination that is away for hours leaves very many.
+        self._open: list[dict[int, int]] = [{} for _ in range(bucket_count)]
+        self._accepted: list[dict[int, int]] = [{} for _ in range(bucket_count)]
         self._done: list[list[int]] = [[] for _ in range(bucket_count)]
+        self._swept = [0] * bucket_count
         self._tasks: list[asyncio.Task[None]] = []
         self._unsent = {each.name: metrics.OUTBOX_UNSENT.labels(each.name) for each in self._destinations}
 
@@ -110,19 +120,18 @@ class Relay:
         """Sends a committed row. Rows of a bucket come in the order of their sequence."""
         if row.sequence in self._open[bucket]:
             return
-        waiting = set()
+        waiting = 0
         for destination in self._destinations:
             size = sum(len(part) for part in destination.part(row))
             if size:
-                waiting.add(destination.name)
+                waiting |= self._bits[destination.name]
                 self._unsent[destination.name].inc()
                 self._queues[destination.name, bucket].put(row, size)
         self._open[bucket][row.sequence] = waiting
 
     async def read_back(self, bucket: int, sequence: int) -> None:
         """Sends the row of this sequence, if a commit whose answer was lost has written it. Raises the driver's errors."""
-        rows = await store.read_outbox(self._pool, bucket, self._writer, sequence - 1, now_us(), 1)
-        for row in rows:
+        for row in await store.read_outbox(self._pool, bucket, self._writer, sequence - 1, 1):
             if row.sequence == sequence:
                 self.send(bucket, row)
 
@@ -146,21 +155,20 @@ class Relay:
         queue.is_behind = False
         try:
             rows = await store.read_outbox(
-                self._pool, bucket, self._writer, queue.last_taken, now_us(), _MAX_ROWS_A_CALL
+                self._pool, bucket, self._writer, queue.last_taken, _MAX_ROWS_A_CALL
             )
-        except Exception as error:
-            queue.is_behind = True
-            if not is_unavailable(error):
-                raise
+        except Exception as error:  # noqa: BLE001 - a loop that ended would hold its effects back for ever
+            log.warning("outbox_not_read", bucket=bucket, error=type(error).__name__)
+            queue.fall_behind()
             await asyncio.sleep(_MAX_PAUSE_SECONDS)
             return []
         if len(rows) == _MAX_ROWS_A_CALL:
-            queue.is_behind = True
-            queue.rows.clear()
-            queue.bytes = 0
+            queue.fall_behind()
+        queue.wake.set()
+        # What is committed, but not handed to `send` yet, comes that way; taken now, it would never count as accepted.
+        rows = [row for row in rows if row.sequence in self._open[bucket]]
         if rows:
             queue.last_taken = rows[-1].sequence
-        queue.wake.set()
         return rows
 
     async def _send_until_accepted(
@@ -184,17 +192,17 @@ class Relay:
                 return
 
     def _accept(self, destination: Destination, bucket: int, rows: Sequence[OutboxRow]) -> None:
+        bit, waiting, accepted = self._bits[destination.name], self._open[bucket], self._accepted[bucket]
         for row in rows:
-            waiting = self._open[bucket].get(row.sequence)
-            if waiting is None or destination.name not in waiting:
+            if not waiting.get(row.sequence, 0) & bit:
                 continue
-            waiting.discard(destination.name)
+            waiting[row.sequence] ^= bit
             self._unsent[destination.name].dec()
-            if waiting:
-                self._accepted[bucket].setdefault(row.sequence, set()).add(destination.name)
+            if waiting[row.sequence]:
+                accepted[row.sequence] = accepted.get(row.sequence, 0) | bit
             else:
-                del self._open[bucket][row.sequence]
-                self._accepted[bucket].pop(row.sequence, None)
+                del waiting[row.sequence]
+                accepted.pop(row.sequence, None)
                 self._done[bucket].append(row.sequence)
 
     async def _tell(self, bucket: int, destination: Destination, refusals: Sequence[Refusal]) -> None:
@@ -237,40 +245,53 @@ class Relay:
     async def _settle(self, bucket: int) -> None:
         halves, self._accepted[bucket] = self._accepted[bucket], {}
         for destination in self._destinations:
-            sequences = [sequence for sequence, names in halves.items() if destination.name in names]
+            bit = self._bits[destination.name]
+            sequences = [sequence for sequence, bits in halves.items() if bits & bit]
             if sequences:
                 await store.settle_outbox(self._pool, bucket, self._writer, sequences, destination.name)
 
     async def _send_forgotten(self, bucket: int) -> None:
         """A commit that was thought lost may have come through after all."""
-        until = now_us() - _OLD_US
-        rows = await store.read_outbox(self._pool, bucket, self._writer, 0, until, _SWEEP_ROWS)
+        after, until = self._swept[bucket], now_us() - _OLD_US
+        old = await store.find_old_outbox(self._pool, bucket, self._writer, after, until, _SWEEP_ROWS)
+        self._swept[bucket] = old[-1] if len(old) == _SWEEP_ROWS else 0
         known, done = self._open[bucket], set(self._done[bucket])
-        if forgotten := [row for row in rows if row.sequence not in known and row.sequence not in done]:
-            await self._deliver_stored(bucket, self._writer, forgotten)
+        for sequence in old:
+            if sequence not in known and sequence not in done:
+                rows = await store.read_outbox(self._pool, bucket, self._writer, sequence - 1, 1)
+                if rows and rows[0].sequence == sequence:
+                    await self._deliver_stored(bucket, self._writer, rows, set())
 
     async def _adopt(self, bucket: int, writer: int) -> None:
-        while rows := await store.read_outbox(self._pool, bucket, writer, 0, now_us(), _MAX_ROWS_A_CALL):
-            if not await self._deliver_stored(bucket, writer, rows):
+        away: set[str] = set()
+        after = 0
+        while rows := await store.read_outbox(self._pool, bucket, writer, after, _MAX_ROWS_A_CALL):
+            after = rows[-1].sequence
+            await self._deliver_stored(bucket, writer, rows, away)
+            if away == set(self._bits):
                 return
-            metrics.OUTBOX_ADOPTED.inc(len(rows))
-            log.info("outbox_adopted", bucket=bucket, rows=len(rows))
+            if not away:
+                metrics.OUTBOX_ADOPTED.inc(len(rows))
+                log.info("outbox_adopted", bucket=bucket, rows=len(rows))
 
-    async def _deliver_stored(self, bucket: int, writer: int, rows: Sequence[OutboxRow]) -> bool:
-        """Hands over stored rows outside any queue. Whether all is done; a destination that is away keeps its part."""
-        sequences, complete = [row.sequence for row in rows], True
+    async def _deliver_stored(
+        self, bucket: int, writer: int, rows: Sequence[OutboxRow], away: set[str]
+    ) -> None:
+        """Hands over stored rows outside any queue. A destination that is away keeps its part, is noted, and stops no other."""
+        sequences = [row.sequence for row in rows]
         for destination in self._destinations:
+            if destination.name in away:
+                continue
             try:
                 refusals = await destination.deliver(rows)
             except CairnError:
-                complete = False
+                away.add(destination.name)
                 continue
             if refusals:
                 await self._tell(bucket, destination, refusals)
             await store.settle_outbox(self._pool, bucket, writer, sequences, destination.name)
-        if complete:
+        if not away:
             await store.delete_outbox(self._pool, bucket, writer, sequences)
-        return complete
 
     async def _every(self, seconds: float, act: Callable[[], Awaitable[None]]) -> None:
         failing = False

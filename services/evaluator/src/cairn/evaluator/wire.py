@@ -1,5 +1,6 @@
 """Owns the way between messages and the domain: events and profiles in, effects and views out."""
 
+import math
 import zoneinfo
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -7,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from cairn.api.activation.v1 import activation_pb2
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
@@ -31,6 +33,7 @@ MAX_ID_BYTES: Final = 256
 MAX_ITEM_BYTES: Final = 32 * 1024
 MAX_AHEAD_US: Final = 5 * 60 * 1_000_000
 DAY_US: Final = 24 * 3600 * 1_000_000
+_EARLIEST_SECONDS: Final = -62_135_596_800  # the first second of the year 1
 _LATEST_SECONDS: Final = 253_402_300_799  # the last second of the year 9999, as Timestamp has it
 
 
@@ -56,7 +59,7 @@ def check_event(event: pb.Event, now_us: int, dedup_us: int) -> int:
     moment = event.occur_time
     if not event.HasField("occur_time"):
         raise Refused(ErrorReason.ERROR_REASON_EVENT_TIME_INVALID, "occur_time is missing")
-    if not (0 <= moment.nanos < 1_000_000_000 and abs(moment.seconds) <= _LATEST_SECONDS):
+    if not is_time(moment):
         raise Refused(ErrorReason.ERROR_REASON_EVENT_TIME_INVALID, "occur_time is no valid time")
     time_us = from_timestamp(moment)
     if time_us > now_us + MAX_AHEAD_US:
@@ -74,12 +77,23 @@ def check_event(event: pb.Event, now_us: int, dedup_us: int) -> int:
     return min(time_us, now_us)
 
 
+def is_time(moment: Timestamp) -> bool:
+    """Whether a Timestamp is one that its contract allows."""
+    return 0 <= moment.nanos < 1_000_000_000 and _EARLIEST_SECONDS <= moment.seconds <= _LATEST_SECONDS
+
+
+def is_id(value: str) -> bool:
+    """Whether a profile can have this id."""
+    return 0 < len(value.encode()) <= MAX_ID_BYTES and "\0" not in value
+
+
 def to_event_input(event: pb.Event, time_us: int) -> EventInput:
     """A checked event as the machine takes it."""
     view = {
         "name": event.name,
         "properties": struct_to_json(event.properties),
-        "occur_time": to_datetime(from_timestamp(event.occur_time)),
+        # One that is a little ahead of us is taken as happening on arrival.
+        "occur_time": to_datetime(time_us),
     }
     return EventInput(event.event_id, time_us, view)
 
@@ -133,7 +147,8 @@ def _to_json(value: Value) -> Any:
         case "string_value":
             return value.string_value
         case "number_value":
-            return value.number_value
+            # JSON has no other numbers: what is stored as null is null from the beginning.
+            return value.number_value if math.isfinite(value.number_value) else None
         case "bool_value":
             return value.bool_value
         case "struct_value":

@@ -207,7 +207,7 @@ class IngestEventsRequest(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     min_revision: _builtins.int
-    """Wait, up to the call's deadline, until the journeys of this revision are served. Default: do not."""
+    """Wait, up to the call's deadline and at most 30 seconds, until the journeys of this revision are served. Default: do not."""
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
         """1 to 10,000; 500 are a good batch."""

@@ -1,0 +1,234 @@
+"""What a batch does to one profile, and how one failure in it harms nothing beside it."""
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cairn.evaluator import evaluation
+from cairn.evaluator.evaluation import Evaluated, ProfileState, decode_profile, evaluate, merge, told_id
+from cairn.evaluator.inputs import ProfileArrival, ReceiptArrival, Result, TimerArrival
+from cairn.evaluator.store import ProfileRow
+from cairn.evaluator.wire import Refused
+from cairn.journey import machine
+from cairn.journey.state import Kind, ReceiptInput, ScheduleTimer, TimerInput
+
+NOW_US = 1_767_225_600_000_000
+
+
+def kinds(evaluated: Evaluated) -> list[Kind]:
+    return [each.kind for each in evaluated.transitions]
+
+
+def stored(evaluated: Evaluated) -> ProfileState:
+    """The profile as it comes back from the table."""
+    write = evaluated.write
+    assert write is not None
+    assert write.attributes is not None
+    return decode_profile(
+        ProfileRow(write.profile_id, write.revision, write.attributes, write.time_zone, write.standings, 0)
+    )
+
+
+def test_a_batch_is_run_in_order(carts, event) -> None:
+    arrivals = [event("cart_add", "1"), event("purchase", "2"), event("cart_add", "3")]
+    evaluated = evaluate(carts, ProfileState("ann"), arrivals, set())
+    assert evaluated.results == [Result.ACTED_ON] * 3
+    assert evaluated.event_ids == [("ann", "1"), ("ann", "2"), ("ann", "3")]
+    one = [Kind.ENTERED, Kind.STAGE_ENTERED, Kind.WAIT_STARTED]
+    assert kinds(evaluated) == [*one, Kind.WAIT_CANCELED, Kind.GOAL_ACHIEVED, *one]
+    assert (evaluated.write.revision, evaluated.state.revision) == (1, 1)
+
+
+def test_what_is_written_is_what_is_kept_in_memory(carts, event, description) -> None:
+    arrivals = [event("cart_add", "1"), description(plan="gold", time_zone="Asia/Tokyo", n=1.5)]
+    evaluated = evaluate(carts, ProfileState("ann"), arrivals, set())
+    assert stored(evaluated) == evaluated.state
+    assert set(evaluated.state.standings) == {"cart", "gold"}
+
+
+def test_the_profile_given_is_left_as_it_is(carts, event, description) -> None:
+    state = evaluate(carts, ProfileState("ann"), [event("cart_add", "1"), description(a=1)], set()).state
+    before = (
+        state.revision,
+        dict(state.attributes),
+        dict(state.standings),
+        state.standings["cart"].enrollment.state,
+    )
+    arrivals = [event("purchase", "2"), description(plan="gold"), description(a=None)]
+    assert evaluate(carts, state, arrivals, set()).state.attributes == {"plan": "gold"}
+    assert before == (
+        state.revision,
+        dict(state.attributes),
+        dict(state.standings),
+        state.standings["cart"].enrollment.state,
+    )
+
+
+def test_attributes_that_stay_are_not_written_again(carts, event, description) -> None:
+    state = evaluate(carts, ProfileState("ann"), [description(a=1)], set()).state
+    assert evaluate(carts, state, [event("cart_add", "1")], set()).write.attributes is None
+    assert evaluate(carts, state, [description(a=2)], set()).write.attributes == '{"a":2}'
+
+
+def test_duplicates_are_known_within_a_batch_and_from_before(carts, event) -> None:
+    seen = {("ann", "old"), ("bob", "1")}
+    arrivals = [event("cart_add", "old"), event("cart_add", "1"), event("purchase", "1")]
+    evaluated = evaluate(carts, ProfileState("ann"), arrivals, seen)
+    assert evaluated.results == [Result.DUPLICATE, Result.ACTED_ON, Result.DUPLICATE]
+    assert evaluated.event_ids == [("ann", "1")]
+
+
+def test_only_duplicates_write_nothing(carts, event) -> None:
+    evaluated = evaluate(carts, ProfileState("ann"), [event("cart_add", "old")], {("ann", "old")})
+    assert (evaluated.write, evaluated.state.revision) == (None, 0)
+
+
+def test_a_timer_or_a_receipt_of_nobody_is_stale_and_writes_no_profile(carts) -> None:
+    arrivals = [
+        TimerArrival("ann", "cart", TimerInput("nobody.t1", NOW_US)),
+        TimerArrival("ann", "no-such-journey", TimerInput("nobody.t1", NOW_US)),
+        ReceiptArrival("ann", ReceiptInput("nobody.0"), "nobody", NOW_US, "[]"),
+    ]
+    evaluated = evaluate(carts, ProfileState("ann"), arrivals, set())
+    assert evaluated.results == [Result.STALE] * 3
+    assert evaluated.write is None
+    assert len(evaluated.receipts) == 1
+
+
+def test_a_timer_acts_once(carts, event) -> None:
+    begun = evaluate(carts, ProfileState("ann"), [event("cart_add", "1")], set())
+    ((_, (schedule,)),) = begun.effects
+    assert isinstance(schedule, ScheduleTimer)
+    timer = TimerArrival("ann", "cart", TimerInput(schedule.timer_id, schedule.due_us))
+    evaluated = evaluate(carts, begun.state, [timer, timer], set())
+    assert evaluated.results == [Result.ACTED_ON, Result.STALE]
+    assert kinds(evaluated) == [Kind.WAIT_ENDED, Kind.RESTED]
+
+
+def test_a_version_that_is_not_known_here_comes_again_later(
+    carts, make_book, make_version, event, description
+) -> None:
+    state = evaluate(carts, ProfileState("ann"), [event("cart_add", "1")], set()).state
+    newer = make_book(
+        make_version("cart", 'event.name == "cart_add"', goal='event.name == "purchase"', number=2)
+    )
+    timer = TimerArrival("ann", "cart", TimerInput(state.standings["cart"].enrollment.timer_id, NOW_US))
+    evaluated = evaluate(newer, state, [event("purchase", "2"), timer, description(a=1)], set())
+    assert evaluated.results == [Result.LATER] * 3
+    assert (evaluated.write, evaluated.event_ids, evaluated.effects) == (None, [], [])
+    ended = evaluate(make_book(), state, [timer], set())
+    assert ended.results == [Result.LATER]
+
+
+def test_a_description_that_would_be_too_large_changes_nothing(carts, description) -> None:
+    state = evaluate(carts, ProfileState("ann"), [description(a="x" * 20_000)], set()).state
+    arrivals = [description(plan="gold", b="y" * 20_000), description(c=1), description(c=None)]
+    evaluated = evaluate(carts, state, arrivals, set())
+    refused, *others = evaluated.results
+    assert isinstance(refused, Refused)
+    assert others == [Result.ACTED_ON] * 2
+    assert set(evaluated.state.attributes) == {"a"}
+    assert evaluated.state.standings == {}
+
+
+# A fault: the machine fails on one input
+
+
+class PoisonError(Exception):
+    """What nobody foresaw."""
+
+
+@pytest.fixture
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine fails on events with the id "poison", in the journey "gold" only, and on descriptions with it."""
+    real = machine.advance
+
+    def advance(journey: Any, profile: Any, standing: Any, input: Any) -> Any:
+        outcome = real(journey, profile, standing, input)
+        poison = getattr(input, "event_id", "") == "poison" or profile.attributes.get("poison")
+        if poison and journey.journey_id == "gold":
+            raise PoisonError
+        return outcome
+
+    monkeypatch.setattr(evaluation, "advance", advance)
+
+
+@pytest.fixture
+def both(make_book, make_version):
+    """Two journeys that the same event reaches; the second is poisoned."""
+    return make_book(
+        make_version("cart", 'event.name == "cart_add"', goal='event.name == "purchase"'),
+        make_version("gold", 'event.name == "cart_add" && profile.plan == "gold"'),
+    )
+
+
+def test_a_poisoned_event_takes_nothing_with_it(poisoned, both, event) -> None:
+    arrivals = [
+        event("cart_add", "1"),
+        event("purchase", "2"),
+        event("cart_add", "poison"),
+        event("cart_add", "3"),
+    ]
+    evaluated = evaluate(both, ProfileState("ann"), arrivals, set())
+    clean = evaluate(both, ProfileState("ann"), [*arrivals[:2], arrivals[3]], set())
+    assert evaluated.results == [Result.ACTED_ON, Result.ACTED_ON, Result.FAILED, Result.ACTED_ON]
+    assert evaluated.state == clean.state
+    assert evaluated.write == clean.write
+    assert evaluated.effects == clean.effects
+    assert evaluated.transitions == clean.transitions
+    assert evaluated.event_ids == clean.event_ids
+
+
+def test_what_the_first_journey_did_with_a_poisoned_event_is_taken_back(poisoned, both, event) -> None:
+    evaluated = evaluate(both, ProfileState("ann"), [event("cart_add", "poison")], set())
+    assert evaluated.results == [Result.FAILED]
+    assert (evaluated.effects, evaluated.transitions, evaluated.event_ids) == ([], [], [])
+    assert evaluated.state.standings == {}
+
+
+def test_a_poisoned_event_that_comes_again_is_no_duplicate(poisoned, both, event) -> None:
+    arrivals = [event("cart_add", "poison"), event("cart_add", "poison")]
+    assert evaluate(both, ProfileState("ann"), arrivals, set()).results == [Result.FAILED] * 2
+
+
+def test_a_poisoned_description_is_taken_back(poisoned, carts, description) -> None:
+    arrivals = [
+        description(a=1, time_zone="UTC"),
+        description(poison=True, time_zone="Asia/Tokyo"),
+        description(b=2),
+    ]
+    evaluated = evaluate(carts, ProfileState("ann"), arrivals, set())
+    assert evaluated.results == [Result.ACTED_ON, Result.FAILED, Result.ACTED_ON]
+    assert (evaluated.state.attributes, evaluated.state.time_zone) == ({"a": 1, "b": 2}, "UTC")
+
+
+# Merging
+
+NAMES = st.sampled_from("abc")
+VALUES = st.one_of(st.none(), st.booleans(), st.floats(allow_nan=False), st.text(max_size=3))
+
+
+@given(
+    st.dictionaries(NAMES, VALUES.filter(lambda value: value is not None)),
+    st.dictionaries(NAMES, VALUES),
+    st.booleans(),
+)
+def test_merging_is_idempotent_keeps_no_null_and_leaves_what_it_was_given(before, sent, replace) -> None:
+    arrival = ProfileArrival("ann", sent, "", replace, NOW_US)
+    copy = dict(before)
+    merged = merge(before, arrival)
+    assert before == copy
+    assert merge(merged, arrival) == merged
+    assert None not in merged.values()
+    expected = {**({} if replace else before), **sent}
+    assert merged == {name: value for name, value in expected.items() if value is not None}
+
+
+def test_what_is_told_has_an_id_that_fits_the_table_and_its_facts() -> None:
+    ids = [told_id(*facts) for facts in (("a", "b"), ("ab", ""), ("a", "c"), ("b", "a"))]
+    assert told_id("a", "b") == ids[0]
+    assert all(first != second for first, second in itertools.combinations(ids, 2))
+    assert all(0 <= each < 2**63 for each in ids)

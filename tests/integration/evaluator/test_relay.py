@@ -289,6 +289,26 @@ async def test_the_rows_of_a_writer_that_is_gone_are_adopted(relay, receivers, p
     assert receivers.activations == [f"a{number}" for number in range(1, 151)]
 
 
+async def test_adopted_rows_reach_one_destination_while_the_other_is_away(
+    relay, receivers, pool, monkeypatch
+) -> None:
+    monkeypatch.setattr(relay_module, "_SWEEP_SECONDS", 0.1)
+    monkeypatch.setattr(relay_module, "_MAX_ROWS_A_CALL", 4)
+    for sequence in range(1, 11):
+        await commit(pool, row(sequence, writer=99, activates=True))
+    receivers.scheduler_is_away = True
+    await relay.start()
+    await until(
+        lambda: set(receivers.activations) == {f"a{each}" for each in range(1, 11)}, "all activations came"
+    )
+    assert receivers.timers == []
+    assert await stored(pool) == 10
+    receivers.scheduler_is_away = False
+    await until(is_empty(pool), "the rows are gone")
+    assert set(receivers.timers) == set(names(10))
+    assert len(receivers.activations) == 10
+
+
 async def test_a_drain_waits_for_what_is_committed(relay, receivers, pool) -> None:
     receivers.scheduler_is_away = True
     await relay.start()

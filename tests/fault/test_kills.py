@@ -95,15 +95,17 @@ async def test_the_outbox_of_a_killed_evaluator_is_sent_by_another(suite: Suite,
     await until(all_sent, "the timers of the killed replica have fired")
 
 
-async def test_the_same_events_to_two_replicas_act_once(suite: Suite, cairn: Cairn) -> None:
+async def test_the_same_events_delivered_five_times_to_three_replicas_act_once(
+    suite: Suite, cairn: Cairn
+) -> None:
     await cairn.publish(CART.format(connection="log: {}", wait="5m"))
-    replica = suite.add_replica("evaluator")
+    second, third = suite.add_replica("evaluator"), suite.add_replica("evaluator")
     ids = [f"p{number}" for number in range(200)]
     carts = [event(each, "cart_add") for each in ids]
     rounds = [
         cairn.send(batch, evaluator=name)
         for batch in chunks(carts, 20)
-        for name in ("evaluator", replica, "evaluator", replica, replica)
+        for name in ("evaluator", second, third, "evaluator", second)
     ]
     await asyncio.gather(*rounds)
 

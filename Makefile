@@ -22,7 +22,7 @@ $(READY): requirements.lock tools/setup.sh $(wildcard libs/*/pyproject.toml serv
 ##@ Use
 setup: $(READY) ## Install everything into .venv
 
-demo: $(READY) ## Both example journeys, end to end, in one screen (ARGS="--mailbox DIR")
+demo: $(READY) ## Three example journeys, end to end, in one screen (ARGS="--mailbox DIR")
 	@$(BIN)/cairn demo $(ARGS)
 
 up: $(READY) ## The four services and a Postgres, until Ctrl-C (ARGS="--help")

@@ -137,7 +137,8 @@ def test_what_the_services_refuse_has_file_and_line_too(run: Run) -> None:
     done = run("apply", "-f", "-", text=text)
     assert done.exit_code == 1
     assert done.stderr.startswith(
-        "cairn: no journey was published.\n  <stdin>:10: stages[0].steps[0].activation.channel"
+        "cairn: no journey was published; all is saved, the journeys as drafts.\n"
+        "  <stdin>:10: stages[0].steps[0].activation.channel"
     )
     assert "nowhere" in done.stderr
 
@@ -200,6 +201,13 @@ def test_events_move_people_and_every_view_shows_it(run: Run) -> None:
     table = run("timeline", "viewer-2").stdout
     assert "GOAL_ACHIEVED" in table
     assert "\x1b" not in table, "no colors where nobody looks"
+
+
+@pytest.mark.usefixtures("applied")
+def test_an_id_is_shown_whole_whatever_it_holds(run: Run) -> None:
+    odd = "a b/\N{SNOWMAN}"
+    run("events", "send", "--profile", odd, "--name", "newsletter_signup")
+    assert f" {odd} " in run("enrollments", "--profile", odd).stdout
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import click
+import grpc
 import pytest
 from click.testing import Result
 
+from cairn.cli.failures import Explanation, explain
 from cairn.cli.main import _COMMANDS, cli
+from cairn.runtime.errors import FieldViolation, invalid
 
 Run = Callable[..., Result]
 
@@ -90,6 +95,8 @@ def test_wrong_usage_is_told_on_stderr_and_exits_2(run: Run, arguments: tuple[st
             ("migrate", "--dsn", "postgresql://a:secret@127.0.0.1:1/x"),
             "Postgres at 127.0.0.1:1/x does not answer",
         ),
+        (("apply", "-f", os.devnull), "the files hold no document"),
+        (("journeys", "validate", "--offline", "-f", os.devnull), "the files hold no document"),
         (("apply", "-f", "/no/such.yaml"), "/no/such.yaml: No such file or directory"),
         (("demo", "--examples", "/"), "holds no welcome.yaml"),
     ],
@@ -144,3 +151,54 @@ def test_a_reader_that_has_seen_enough_is_no_failure_to_complain_about() -> None
         check=False,
     )
     assert done.stderr == b""
+
+
+VALID = "name: %s\ntype: REAL_TIME\nstages: [{name: a, entry: 'event.name == \"x\"'}]"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_closed_output_is_no_failure(closed: str) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m cairn.cli.main journeys validate --offline -f - {closed}",
+        shell=True,
+        input=VALID % "a",
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_letter_that_the_terminal_lacks_ends_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "\N{SNOWMAN}.yaml"
+    file.write_text(VALID % "a")
+    done = subprocess.run(
+        [sys.executable, "-m", "cairn.cli.main", "journeys", "validate", "--offline", "--json", "-f", file],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u2603.yaml" in done.stdout
+
+
+def test_what_is_the_whole_of_a_finding_is_said_once() -> None:
+    finding = FieldViolation("name", "has to be journeys/{id}")
+    assert explain(invalid("name has to be journeys/{id}.", [finding])) == Explanation(
+        "name has to be journeys/{id}."
+    )
+    assert explain(invalid("The name is wrong.", [finding])) == Explanation(
+        "The name is wrong.", ("name: has to be journeys/{id}",)
+    )
+
+
+def test_the_wrong_service_at_an_address_is_told(run: Run) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        result = run("timeline", "ada", "--address", f"127.0.0.1:{port}")
+    finally:
+        server.stop(None).wait()
+    assert result.exit_code == 1
+    assert "does not know this call: is the address that of another service?" in result.stderr

@@ -23,7 +23,7 @@ def wrong(text: str) -> list[tuple[int, str, str]]:
 
 
 FIELDS = (
-    "there are name, purpose, type, goal, reentry, skip_stages, exit_criteria, stages, "
+    "known here: name, purpose, type, goal, reentry, skip_stages, exit_criteria, stages, "
     "state, etag, latest_version, create_time, update_time"
 )
 

@@ -89,6 +89,7 @@ def test_what_a_criteria_reads(source, reads):
         ("true ? 1 == 1 : 'a'", ["1:6 ? : takes a condition and two values of one type"]),
         ("size(5) == 1", ["1:5 size can't be applied to (int)"]),
         ('event.name.first == "a"', ["1:11 a string has no fields"]),
+        ('event.name.matches("(unclosed")', ["1:20 (unclosed is no regular expression as RE2 has them"]),
         ("event.name", ["1:1 must be true or false, but is a string"]),
         ("1 + 1", ["1:1 must be true or false, but is an int"]),
         ("profile", ["1:1 must be true or false, but is a map"]),

@@ -21,7 +21,15 @@ PURCHASE = {
     },
 }
 ENTRY = {"name": "cart_add", "occur_time": NOON - timedelta(hours=3), "properties": {"cart": {"id": "c-1"}}}
-PROFILE = {"country": "JP", "seats": 5, "vip": True, "tags": ["vip", "beta"], "empty": [], "big": 2**53 + 1}
+PROFILE = {
+    "country": "JP",
+    "seats": 5,
+    "vip": True,
+    "tags": ["vip", "beta"],
+    "empty": [],
+    "big": 2**53 + 1,
+    "broken_pattern": "(",
+}
 FAILS = "fails"
 
 CASES = {
@@ -146,7 +154,7 @@ CASES = {
         ('profile.country.contains("x")', False),
         ('profile.seats.contains("x")', FAILS),
         ('event.name.matches("^p.*e$")', True),
-        ('event.name.matches("(")', FAILS),
+        ("event.name.matches(profile.broken_pattern)", FAILS),
         ("size(profile.tags) == 2", True),
         ("event.properties.cart.lines[0].sku.size() == 2", True),
         ("size(profile.seats) == 1", FAILS),

@@ -75,7 +75,10 @@ async def apply_sources(services: Services, sources: Sequence[Source], *, publis
     try:
         published = await services.definition.PublishJourneys(request)
     except grpc.aio.AioRpcError as error:
-        raise CommandError("no journey was published.", _publish_findings(error, journeys)) from error
+        raise CommandError(
+            "no journey was published; all is saved, the journeys as drafts.",
+            _publish_findings(error, journeys),
+        ) from error
     versions = {version.journey.name.rpartition("/")[2]: version.version for version in published.versions}
     return Result(
         tuple(_with_version(each, versions, drafts) if each.kind == "journey" else each for each in applied),
@@ -192,7 +195,8 @@ def _publish_findings(error: grpc.aio.AioRpcError, journeys: Sequence[Source]) -
         item = _ITEM.match(violation.field)
         if item and int(item[1]) < len(journeys):
             source = journeys[int(item[1])]
-            lines.append(source.finding(violation.field[item.end() :], violation.description))
+            text = violation.description.removeprefix(f"journeys/{source.name}: ")
+            lines.append(source.finding(violation.field[item.end() :], text))
         else:
             lines.append(f"{violation.field}: {violation.description}")
     return lines or [meant.message]
@@ -236,7 +240,8 @@ def apply(
 ) -> None:
     """Save the connections, templates and journeys of files, and publish the journeys as one set.
 
-    Nothing is sent while anything is wrong: all violations of all files are told at once, with file and line.
+    Nothing is sent while anything is wrong with a file: the violations of all files are told, with file and line.
+    What only the services can know, such as a template that is missing, they tell before anything is published.
     Returns when every live Evaluator serves the journeys.
     """
     sources = read_sources(files)

@@ -24,6 +24,20 @@ if TYPE_CHECKING:
 
 _PAGE_SIZE = 1000
 
+# gRPC has one code for all that keeps a connection from being made; only its words tell a closed door from no house.
+_HINTS = (
+    (
+        "handshake failed",
+        "TLS failed; does it speak TLS, and did an authority of --ca-file sign its certificate?",
+    ),
+    (
+        "Socket closed",
+        "it hung up; does it want TLS (--ca-file), and a certificate of ours "
+        "(CAIRN_TLS_CERTIFICATE_FILE, CAIRN_TLS_KEY_FILE)?",
+    ),
+    ("", "is `cairn up` running, and is that the address?"),
+)
+
 T = TypeVar("T")
 
 
@@ -70,9 +84,7 @@ class Services:
             await channel.close()
         if isinstance(error, grpc.aio.AioRpcError) and _never_arrived(error):
             places = ", ".join(f"{service} at {self._addresses[service]}" for service in self._channels)
-            raise CommandError(
-                f"no answer from {places}: is `cairn up` running, and is that the address?"
-            ) from error
+            raise CommandError(f"no answer from {places}: {_hint(error)}") from error
 
 
 def _never_arrived(error: grpc.aio.AioRpcError) -> bool:
@@ -83,6 +95,11 @@ def _never_arrived(error: grpc.aio.AioRpcError) -> bool:
         return error.code() in unreachable and rpc_status.from_call(cast("grpc.Call", error)) is None
     except ValueError:
         return False
+
+
+def _hint(error: grpc.aio.AioRpcError) -> str:
+    words = error.details() or ""
+    return next(hint for sign, hint in _HINTS if sign in words)
 
 
 class _Page(Protocol):

@@ -127,7 +127,7 @@ def _show_cast(stage: Stage, applied: Result, speed: int) -> None:
     screen.print(
         f"Speed {speed}: an hour of the story takes {3600 / speed:g} s. The Evaluator divides waits as it loads a journey; "
         "nothing is stored differently.\n",
-        soft_wrap=True,
+        soft_wrap=not screen.is_terminal,
     )
 
 

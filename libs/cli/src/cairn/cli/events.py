@@ -15,7 +15,7 @@ from cairn.cli.connect import Services
 from cairn.cli.failures import CommandError
 from cairn.cli.jsonl import Line, batches, count_lines, parse_pairs, read_events, single_event
 from cairn.cli.options import json_option, service_options
-from cairn.cli.output import print_json, print_note, progress
+from cairn.cli.output import plural, print_json, print_note, progress
 from cairn.runtime.clock import from_duration
 from cairn.runtime.errors import error_from_rpc
 
@@ -24,6 +24,9 @@ WINDOW = 8
 
 _MAX_TRIES = 20
 _SHOWN_REFUSALS = 50
+_REFUSAL_SECONDS = 5.0
+_NOT_LET_IN = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+_NEVER_BEGUN = _NOT_LET_IN | {grpc.StatusCode.UNAVAILABLE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +132,14 @@ async def send_events(
         ):  # all is answered: how the stream ends is of no interest
             await call.done_writing()
             await call.read()
-    except grpc.aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.UNAVAILABLE and not outcome.accepted:
-            raise  # it was never there
-        raise CommandError(f"{_why_it_broke(error)}; {_so_far(outcome)}") from error
+    except grpc.aio.AioRpcError as broken:
+        error = broken
+        if _is_wordless(broken):
+            error = await _refusal(services) or broken
+        if error.code() in _NEVER_BEGUN and not outcome.accepted:
+            raise error from None
+        why = "the Evaluator ended the stream" if _is_wordless(error) else error_from_rpc(error).message
+        raise CommandError(f"{why.removesuffix('.')}; {_so_far(outcome)}") from error
     finally:
         call.cancel()
     return outcome
@@ -141,15 +148,28 @@ async def send_events(
 async def _wait_to_repeat(answer: StreamEventsResponse, batch: _Batch, outcome: Outcome) -> None:
     """Wait as long as the service asked before its batch is sent again, or give up."""
     if not answer.error.HasField("retry_delay") or batch.tries >= _MAX_TRIES:
-        raise CommandError(f"{_reason(answer.error.reason)}: {answer.error.message}; {_so_far(outcome)}")
+        raise CommandError(
+            f"{_reason(answer.error.reason)}: {answer.error.message.removesuffix('.')}; {_so_far(outcome)}"
+        )
     await asyncio.sleep(from_duration(answer.error.retry_delay) / 1_000_000)
 
 
-def _why_it_broke(error: grpc.aio.AioRpcError) -> str:
-    # What gRPC says of a write to a stream that the other side has left; the other side's own words are lost then.
-    if error.code() is grpc.StatusCode.INTERNAL and "Core" in (error.details() or ""):
-        return "the Evaluator ended the stream"
-    return error_from_rpc(error).message
+def _is_wordless(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a write found that the other side has left: gRPC then loses what the other side said."""
+    return error.code() is grpc.StatusCode.INTERNAL and "Core" in (error.details() or "")
+
+
+async def _refusal(services: Services) -> grpc.aio.AioRpcError | None:
+    """Why the Evaluator lets nobody with our token stream; None when it does. An empty stream has no write to fail."""
+    call = services.evaluator.StreamEvents(timeout=_REFUSAL_SECONDS)
+    try:
+        await call.done_writing()
+        await call.read()
+    except grpc.aio.AioRpcError as error:
+        return error if error.code() in _NOT_LET_IN else None
+    finally:
+        call.cancel()
+    return None
 
 
 def _so_far(outcome: Outcome) -> str:
@@ -271,4 +291,4 @@ def _report(outcome: Outcome, as_json: bool) -> None:
         details = [f"line {each.line}: {each.reason}: {each.message}" for each in outcome.refusals]
         if outcome.refused > len(details):
             details.append(f"... and {outcome.refused - len(details):,} more")
-        raise CommandError(f"{outcome.refused:,} events were refused; all others were taken.", details)
+        raise CommandError(f"{plural(outcome.refused, 'event')} refused; all others were taken.", details)

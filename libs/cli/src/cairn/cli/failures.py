@@ -38,9 +38,19 @@ def explain(error: Exception) -> Explanation | None:
     if isinstance(error, StartupError):
         return Explanation(str(error))
     if isinstance(error, grpc.aio.AioRpcError):
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            return Explanation(
+                "what answered does not know this call: is the address that of another service?"
+            )
         error = error_from_rpc(error)
     if isinstance(error, CairnError):
-        return Explanation(error.message, tuple(violation_lines(error)))
+        details = violation_lines(error)
+        # A message that already is the whole of its only violation says enough.
+        if len(details) == 1 and f"{details[0].replace(': ', ' ', 1)}." == error.message:
+            return Explanation(error.message)
+        # The message repeats the first violation for those who see no others.
+        message, repeated, _ = error.message.partition(f": {details[0]}") if details else (error.message, "", "")
+        return Explanation(f"{message}." if repeated else message, tuple(details))
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         return Explanation(f"{place}{error.strerror or error}")

@@ -67,7 +67,9 @@ def list_journeys(services: Services, limit: int, as_json: bool) -> None:
                 short_name(each.name),
                 state_text(JourneyState.Name(each.state).removeprefix("JOURNEY_STATE_")),
                 str(each.latest_version or ""),
-                PurposeKind.Name(each.purpose.kind).removeprefix("PURPOSE_KIND_"),
+                PurposeKind.Name(each.purpose.kind).removeprefix("PURPOSE_KIND_")
+                if each.purpose.kind
+                else "",
                 " > ".join(stage.name for stage in each.stages),
                 show_time(each.update_time),
             )
@@ -167,6 +169,8 @@ Examples:
 def validate(services: Services, files: tuple[str, ...], offline: bool, as_json: bool) -> None:
     """Tell all that is wrong with files, with file and line, and save nothing."""
     sources = read_sources(files)
+    if not sources:
+        raise CommandError("the files hold no document.")
     if not offline and (findings := asyncio.run(_ask(services, sources))):
         raise CommandError("these journeys can't be published.", findings)
     if as_json:

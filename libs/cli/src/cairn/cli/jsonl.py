@@ -21,8 +21,17 @@ from cairn.runtime.ids import random_id
 
 BATCH_SIZE = 500
 
+MAX_DEPTH = 24
+"""How deep lists and objects may lie in each other: protobuf reads 100 levels, and a JSON level takes up to three."""
+
+_TOO_DEEP = f"is nested too deeply; at most {MAX_DEPTH} levels can be sent"
+
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
+
+
+class TooDeepError(ValueError):
+    """JSON with more than MAX_DEPTH levels."""
 
 
 class EventLine(msgspec.Struct, forbid_unknown_fields=True):
@@ -86,6 +95,8 @@ def _read(source: IO[bytes], parse: Callable[[bytes], M]) -> Iterator[Line[M]]:
             continue
         try:
             yield Line(number, parse(text))
+        except RecursionError:
+            yield Line(number, problem=_TOO_DEEP)
         except (msgspec.MsgspecError, ValueError) as error:
             yield Line(number, problem=str(error))
 
@@ -116,6 +127,9 @@ def parse_pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:
             raise click.BadParameter(f"{pair!r} is not like key=value.", param_hint=option)
         try:
             found[key] = json.loads(value)
+            _require_flat(found)
+        except (TooDeepError, RecursionError):
+            raise click.BadParameter(f"{key} {_TOO_DEEP}.", param_hint=option) from None
         except ValueError:
             found[key] = value
     return found
@@ -132,10 +146,19 @@ def parse_time(text: str) -> Timestamp:
 
 
 def to_struct(value: dict[str, Any]) -> Struct:
-    """A JSON object on the wire."""
+    """A JSON object on the wire; TooDeepError when no service could read it there."""
+    _require_flat(value)
     struct = Struct()
     struct.update(value)
     return struct
+
+
+def _require_flat(value: object, left: int = MAX_DEPTH) -> None:
+    if isinstance(value, dict | list):
+        if not left:
+            raise TooDeepError(_TOO_DEEP)
+        for each in value.values() if isinstance(value, dict) else value:
+            _require_flat(each, left - 1)
 
 
 def single_event(profile: str, name: str, properties: dict[str, Any], event_id: str, at: str) -> Event:

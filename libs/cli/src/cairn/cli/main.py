@@ -4,6 +4,7 @@ Refuses tracebacks: a failure is one line `cairn: ...` on stderr, findings below
 """
 
 import importlib
+import io
 import logging
 import os
 import sys
@@ -55,6 +56,7 @@ class CairnGroup(click.Group):
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> NoReturn:
         extra.pop("standalone_mode", None)
+        _prepare_streams()
         try:
             code = super().main(args, prog_name or "cairn", standalone_mode=False, **extra)
         except (click.Abort, KeyboardInterrupt):
@@ -79,6 +81,16 @@ class CairnGroup(click.Group):
                 click.echo(f"  {line}", err=True)
             sys.exit(FAILED)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _prepare_streams() -> None:
+    """Let no letter that the terminal lacks, and no closed output, end a command that has done its work."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open for as long as the process is
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @click.group(

@@ -76,7 +76,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence["str | Text"]], 
 
 def print_note(text: str) -> None:
     """A remark for the person at the terminal, on stderr, so that stdout holds results alone."""
-    console(stderr=True).print(clean(text), soft_wrap=True)
+    screen = console(stderr=True)
+    screen.print(clean(text), soft_wrap=not screen.is_terminal)
 
 
 @contextmanager
@@ -146,6 +147,11 @@ def short_name(resource: str) -> str:
     """The last part of a resource name: "journeys/welcome" is "welcome"; a version keeps its journey, "welcome/3"."""
     parts = resource.split("/")
     return f"{parts[-3]}/{parts[-1]}" if len(parts) >= 4 and parts[-2] == "versions" else parts[-1]
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 event was`, `2,000 events were`."""
+    return f"1 {noun} was" if count == 1 else f"{count:,} {noun}s were"
 
 
 def clean(text: str) -> str:

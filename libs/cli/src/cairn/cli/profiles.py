@@ -1,6 +1,7 @@
 """Owns `cairn profiles`: describing profiles and showing one."""
 
 import asyncio
+import json
 from collections.abc import Iterable
 from typing import IO
 
@@ -12,7 +13,16 @@ from cairn.cli.connect import Services
 from cairn.cli.failures import CommandError
 from cairn.cli.jsonl import Line, ProfileLine, batches, count_lines, parse_pairs, read_profiles
 from cairn.cli.options import json_option, service_options
-from cairn.cli.output import print_json, print_message, print_note, print_table, progress, show_time, to_dict
+from cairn.cli.output import (
+    plural,
+    print_json,
+    print_message,
+    print_note,
+    print_table,
+    progress,
+    show_time,
+    to_dict,
+)
 
 
 @click.group()
@@ -79,7 +89,7 @@ def upsert(
     else:
         print_note(f"{accepted:,} accepted.")
     if refused:
-        raise CommandError(f"{len(refused):,} profiles were refused; all others were taken.", refused)
+        raise CommandError(f"{plural(len(refused), 'profile')} refused; all others were taken.", refused)
 
 
 async def _upsert(
@@ -143,4 +153,4 @@ def profile_resource(profile: str) -> str:
 
 
 def _plain(value: object) -> str:
-    return value if isinstance(value, str) else str(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

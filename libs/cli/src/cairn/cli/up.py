@@ -122,14 +122,20 @@ def _show(suite: Suite, speed: int, as_json: bool) -> None:
         print_json(document)
         return
     rows = [
-        (name, each.address, f"{each.http_url}/metrics", str(each.child.log))
+        (name, each.address, f"{each.http_url}/metrics", _from_here(each.child.log))
         for name, each in suite.instances.items()
     ]
     if postgres:
-        rows.append(("postgres", f"127.0.0.1:{postgres.port}", "", str(postgres.data)))
+        rows.append(("postgres", f"127.0.0.1:{postgres.port}", "", _from_here(postgres.data)))
     print_table(("service", "gRPC", "HTTP", "log, data"), rows)
     if speed > 1:
         print_note(
             f"Speed {speed}: waits, timeouts and staleness are divided by {speed}. Not for real people."
         )
     print_note("Ready. Ctrl-C stops everything.")
+
+
+def _from_here(path: Path) -> str:
+    """A path as short as it can be typed: long ones break the table."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

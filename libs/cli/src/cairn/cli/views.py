@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 
@@ -124,7 +124,7 @@ def enrollments(
         ("profile", "journey", "state", "stage", "step", "entered", "waits until", "ended"),
         [
             (
-                each.name.split("/")[1],
+                each.name.removeprefix("profiles/").rpartition("/enrollments/")[0],  # an id may hold slashes
                 short_name(each.journey_version),
                 state_text(enrollment_state(each.state)),
                 each.stage,
@@ -163,9 +163,16 @@ def timeline(services: Services, profile: str, limit: int, as_json: bool) -> Non
         for each in found:
             print_message(each)
         return
+    places: dict[str, EntryText] = {}
     rows = []
     for each in found:
         text = describe_entry(each)
+        # A receipt names its activation alone; where that was asked for stands in the timeline before it.
+        if each.WhichOneof("entry") == "transition" and "activation_id" in each.transition.detail:
+            places.setdefault(str(each.transition.detail["activation_id"]), text)
+        asked = places.get(each.receipt.activation_id)
+        if each.WhichOneof("entry") == "receipt" and asked is not None:
+            text = replace(text, journey=asked.journey, place=asked.place)
         rows.append((show_time(each.record_time), text.journey, text.place, state_text(text.kind), text.more))
     print_table(("recorded", "journey", "where", "what", "more"), rows)
 

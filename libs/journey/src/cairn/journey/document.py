@@ -179,7 +179,7 @@ class _Reader:
             # Cut: a few aliases of a long key would make what is said of it endless.
             name = name if len(name) <= 80 else name[:77] + "..."
             near = difflib.get_close_matches(name, descriptor.fields_by_name, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {_fields(descriptor)}"
+            hint = f"did you mean {near[0]}?" if near else f"known here: {_fields(descriptor)}"
             self.wrong(f"{path}.{name}" if path else name, key, f"is no field; {hint}")
         return field
 

@@ -154,7 +154,7 @@ def _require_known(schema: str, migrations: Sequence[Migration], applied: Sequen
     if len(applied) > len(migrations):
         raise StartupError(
             f"This program knows version {len(migrations)} of the schema '{schema}', the database has version "
-            f"{len(applied)}: run a newer cairn."
+            f"{applied[-1]['version']}: run a newer cairn."
         )
     for row, migration in zip(applied, migrations, strict=False):
         if (row["version"], row["checksum"]) != (migration.version, migration.checksum):

@@ -87,6 +87,16 @@ def constant(function: str, text: str) -> Any:
     return result.value()
 
 
+def is_pattern(text: str) -> bool:
+    """Whether `matches` can use a text: only when it is run does the library look at it."""
+    compiled = _environment(Scope.ENTRY).compile('"".matches(profile.text)')
+    try:
+        result = compiled.eval(data={"profile": {"text": text}})
+    except Exception:  # noqa: BLE001 - the library names no exceptions of its own
+        return False
+    return bool(result.type() != cel.Type.ERROR)
+
+
 def _compile(source: str, scope: Scope, *, check: bool) -> cel.Expression:
     try:
         return _environment(scope).compile(source, disable_check=not check)

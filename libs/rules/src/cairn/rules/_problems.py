@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from cairn.rules._checked_ast import Comprehension, Ident, Node, Select, walk
-from cairn.rules._library import EVENT_FIELDS
+from cairn.rules._checked_ast import Call, Comprehension, Constant, Ident, Node, Select, walk
+from cairn.rules._library import EVENT_FIELDS, is_pattern
 from cairn.rules.model import Problem, Scope
 
 MAX_LENGTH: Final = 4096
@@ -59,6 +59,10 @@ def misused(source: str, parsed: Node) -> Iterator[Problem]:
                     node.offset,
                     f"{variable} names something else already; name the variable otherwise",
                 )
+            case Call(function="matches", args=(*_, Constant(value=str(pattern), offset=offset))):
+                if not is_pattern(pattern):
+                    text = f"{_short(pattern)} is no regular expression as RE2 has them"
+                    yield _at(source, offset, text)
             case _:
                 pass
 

@@ -153,15 +153,25 @@ class CairnError(Exception):
 
 def not_found(resource_name: str) -> CairnError:
     """The resource of this full name ("journeys/abandoned-cart") does not exist."""
+    # Profiles are too many to be listed, and come to be by the first that is told of them.
+    profile = resource_name.startswith("profiles/")
+    hint = "nothing was ever told of it" if profile else "list its kind to see the names that do"
     return CairnError(
         ErrorReason.ERROR_REASON_NOT_FOUND,
-        f"{resource_name} does not exist; list its kind to see the names that do.",
+        f"{resource_name} does not exist; {hint}.",
         resource=resource_name,
     )
 
 
 def invalid(message: str, violations: Sequence[FieldViolation] = ()) -> CairnError:
-    """The request is wrong; `violations` holds all that is wrong with it, not the first finding alone."""
+    """The request is wrong; `violations` holds all that is wrong with it, not the first finding alone.
+
+    Those who do not see the details read the first of them behind `message`, unless it says as much itself.
+    """
+    if violations and violations[0].description not in message:
+        first = ": ".join(part for part in (violations[0].field, violations[0].description) if part)
+        more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+        message = f"{message.rstrip('.')}: {first}{more}."
     return CairnError(ErrorReason.ERROR_REASON_INVALID_ARGUMENT, message, violations=violations)
 
 

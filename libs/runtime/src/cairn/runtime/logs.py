@@ -77,6 +77,8 @@ def configure_logging(service: str, level: str, fmt: str) -> None:
     root.setLevel(max(threshold, logging.WARNING))
     # It tells of every try to reconnect, with a traceback; our own loops say once that Postgres is away.
     logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)
+    # It tells of a caller that speaks no HTTP, with a traceback; the caller's mistake is answered, and is none of ours.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
 
 
 def shared_processors(service: str) -> list[Processor]:

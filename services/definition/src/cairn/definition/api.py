@@ -73,7 +73,7 @@ class DefinitionApi(DefinitionServiceServicer):
         paths = list(request.update_mask.paths)
         violations = mask_violations(paths)
         if violations:
-            raise invalid(operations.summary("The update mask is wrong", violations), violations)
+            raise invalid("The update mask is wrong", violations)
         call = Call(
             wire.parse_request_id(request.request_id),
             request,

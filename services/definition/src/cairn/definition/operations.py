@@ -23,14 +23,7 @@ def require_valid(draft: Draft) -> None:
     """Raise INVALID_ARGUMENT with every violation of a draft at once."""
     violations = draft_violations(draft)
     if violations:
-        raise invalid(summary(f"{draft.journey.name or 'The journey'} is not valid", violations), violations)
-
-
-def summary(what: str, violations: Sequence[FieldViolation]) -> str:
-    """One sentence for those who do not see the details."""
-    first = ": ".join(part for part in (violations[0].field, violations[0].description) if part)
-    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
-    return f"{what}: {first}{more}."
+        raise invalid(f"{draft.journey.name or 'The journey'} is not valid", violations)
 
 
 async def create_journey(pool: Pool, draft: Draft, call: Call[JourneyRow, M]) -> M:

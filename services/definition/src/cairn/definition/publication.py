@@ -11,7 +11,6 @@ from cairn.api.definition.v1.journey_pb2 import Journey
 from cairn.definition import metrics, store
 from cairn.definition.destinations import DestinationChecker
 from cairn.definition.drafts import destinations_of, draft_of, draft_violations
-from cairn.definition.operations import summary
 from cairn.definition.repeat import Call, earlier_answer, once
 from cairn.definition.store import JourneyRow, VersionRow
 from cairn.postgres.pool import AnyConnection, Pool, translate_errors
@@ -48,7 +47,7 @@ async def check_publication(pool: Pool, checker: DestinationChecker, items: Sequ
     violations += await checker.check(named)
     if violations:
         told = [_with_name(one, ids) for one in violations]
-        raise invalid(summary("Nothing was published", told), told)
+        raise invalid("Nothing was published", told)
     return {journey_id: row.etag for journey_id, row in rows.items()}
 
 

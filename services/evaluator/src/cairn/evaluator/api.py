@@ -153,6 +153,4 @@ async def _next(requests: AsyncIterator[pb.StreamEventsRequest]) -> pb.StreamEve
 
 def _batch_error(error: CairnError) -> pb.BatchError:
     delay = None if error.retry_after_s is None else to_duration(round(error.retry_after_s * 1_000_000))
-    violations = "; ".join(f"{each.field}: {each.description}" for each in error.violations)
-    message = f"{error.message} {violations}".strip()
-    return pb.BatchError(reason=error.reason, message=message, retry_delay=delay)
+    return pb.BatchError(reason=error.reason, message=error.message, retry_delay=delay)

@@ -60,11 +60,17 @@ def missing(lock: Path, wanted: set[str]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when something is not pinned")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 when something is not pinned"
+    )
     check = parser.parse_args().check
     workspace = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    everything = requirements(("libs/*", "services/*"), extras=True) | set(workspace["dependency-groups"]["dev"])
+    everything = requirements(("libs/*", "services/*"), extras=True) | set(
+        workspace["dependency-groups"]["dev"]
+    )
     runtime = requirements(RUNTIME_FOLDERS, extras=False) | set(BUILD)
     if check:
         lacking = missing(LOCK, everything) + missing(RUNTIME_LOCK, runtime)

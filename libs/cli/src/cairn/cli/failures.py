@@ -49,7 +49,9 @@ def explain(error: Exception) -> Explanation | None:
         if len(details) == 1 and f"{details[0].replace(': ', ' ', 1)}." == error.message:
             return Explanation(error.message)
         # The message repeats the first violation for those who see no others.
-        message, repeated, _ = error.message.partition(f": {details[0]}") if details else (error.message, "", "")
+        message, repeated, _ = (
+            error.message.partition(f": {details[0]}") if details else (error.message, "", "")
+        )
         return Explanation(f"{message}." if repeated else message, tuple(details))
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""

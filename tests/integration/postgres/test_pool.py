@@ -125,7 +125,13 @@ async def test_the_log_of_an_error_names_the_constraint_and_not_the_row(
 ) -> None:
     written = io.StringIO()
     # One of its own: a logger that was used before keeps what it was first told.
-    monkeypatch.setattr("cairn.postgres.pool.log", structlog.wrap_logger(structlog.PrintLogger(written)))
+    own = structlog.wrap_logger(
+        structlog.PrintLogger(written),
+        processors=[structlog.processors.JSONRenderer()],
+        wrapper_class=structlog.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    monkeypatch.setattr("cairn.postgres.pool.log", own)
     await admin.execute("CREATE TABLE people (id text PRIMARY KEY)")
     await admin.execute("INSERT INTO people VALUES ('ann@example.org')")
     with pytest.raises(CairnError) as caught, translate_errors():

@@ -63,6 +63,11 @@ class JourneyBook:
                 retry_after_s=1.0,
             )
 
+    async def wait_until_known(self) -> None:
+        """Waits until a first revision has come."""
+        async with self._moved:
+            await self._moved.wait_for(lambda: self.is_known)
+
     async def wait_for(self, revision: int) -> None:
         """Waits until this revision is served; the call's deadline ends the wait."""
         if self.revision < revision:

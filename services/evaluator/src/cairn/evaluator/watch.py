@@ -19,6 +19,7 @@ log = structlog.get_logger()
 _MAX_PAUSE_SECONDS = 2.0
 # Definition sends a heartbeat every few seconds; a stream that is silent for longer is dead.
 _SILENCE_SECONDS = 20.0
+_FIRST_ANSWER_SECONDS = 10.0
 
 
 class JourneyWatch:
@@ -34,9 +35,16 @@ class JourneyWatch:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Serves what our own schema holds, then watches in the background."""
+        """Serves what our own schema holds, then watches in the background.
+
+        On the very first start there is nothing: Definition is given a moment to answer, as without journeys no event can be taken.
+        """
         await self.reload()
         self._task = asyncio.create_task(self._run(), name=self.name)
+        if not self._book.is_known:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FIRST_ANSWER_SECONDS):
+                    await self._book.wait_until_known()
 
     async def drain(self) -> None:
         """Nothing was accepted."""

@@ -42,6 +42,8 @@ def test_all_violations_of_all_files_are_told_with_file_and_line(tmp_path: Path)
     told = findings(first, second)
     assert [line.split(": ")[:2] for line in told] == [
         [f"{first}:10", "nam"],
+        [f"{first}:10", "type"],
+        [f"{first}:10", "stages"],
         [f"{first}:5", "stages[0].entry"],
         [f"{second}:8", "stages[0].steps[0].wait.duration"],
         [f"{second}:9", "stages[0].steps[1].activation.channel"],

@@ -173,6 +173,8 @@ def test_everything_that_is_wrong_is_told_at_once_with_its_line() -> None:
         (2, "type"),
         (4, "stages[0].nme"),
         (6, "stages[0].steps[0].wait.duration"),
+        # What is wrong with the journey as far as it could be read: not its name, which was told already.
+        (4, "stages[0].entry"),
     ]
 
 
@@ -184,7 +186,11 @@ def test_several_documents_and_where_each_begins() -> None:
         ("connection", 5, "email"),
         ("template", 7, "hello"),
     ]
-    assert [(violation.line, violation.path) for violation in violations] == [(9, "nme")]
+    assert [(violation.line, violation.path) for violation in violations] == [
+        (9, "nme"),
+        (9, "type"),
+        (9, "stages"),
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# nothing\n", "---\n---\n", "null", "~"])

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from cairn.api.activation.v1 import activation_pb2
 from cairn.api.definition.v1 import journey_pb2
+from cairn.journey.parse import parse_journey
 from cairn.journey.violations import Violation
 
 MAX_DOCUMENT_BYTES: Final = 1 << 20
@@ -62,9 +63,11 @@ def read_documents(text: str) -> tuple[tuple[Document, ...], tuple[Violation, ..
         for node in _compose(text):
             reader = _Reader()
             document = reader.document(node)
-            violations += reader.violations
             if document is not None and not reader.violations:
                 documents.append(document)
+            elif document is not None:
+                reader.look_further(document)
+            violations += reader.violations
     except yaml.YAMLError as error:
         violations.append(_yaml_violation(error))
     except (RecursionError, ValueError, OverflowError) as error:
@@ -108,7 +111,26 @@ class _Reader:
 
     def __init__(self) -> None:
         self.violations: list[Violation] = []
+        self.lines: dict[str, int] = {}
+        self.meant: list[str] = []
         self.nodes = 0
+
+    def look_further(self, document: Document) -> None:
+        """Adds what else is wrong with a journey that could be read in part, so that one round of mending is enough."""
+        if not isinstance(document.message, journey_pb2.Journey):
+            return
+        unread = (*self.meant, *(violation.path for violation in self.violations if violation.path))
+        for found in parse_journey(document.message)[1]:
+            # What could not be read is not missing: it was told already.
+            if not any(_is_part(found.path, path) or _is_part(path, found.path) for path in unread):
+                line = self.line_of(found.path) or document.line
+                self.violations.append(Violation(found.path, found.message, line))
+
+    def line_of(self, path: str) -> int:
+        """The line of a field, or of what it would stand in; 0 when neither was read."""
+        while path and path not in self.lines:
+            path = path[: max(path.rfind("."), path.rfind("["), 0)]
+        return self.lines.get(path, 0)
 
     def wrong(self, path: str, node: yaml.Node, message: str) -> None:
         self.violations.append(Violation(path, message, node.start_mark.line + 1))
@@ -146,6 +168,7 @@ class _Reader:
             if field is None:
                 continue
             place = f"{path}.{field.name}" if path else field.name
+            self.lines.setdefault(place, key_node.start_mark.line + 1)
             oneof = field.containing_oneof
             chosen = message.WhichOneof(oneof.name) if oneof is not None else None
             if field.name in seen:
@@ -179,6 +202,7 @@ class _Reader:
             # Cut: a few aliases of a long key would make what is said of it endless.
             name = name if len(name) <= 80 else name[:77] + "..."
             near = difflib.get_close_matches(name, descriptor.fields_by_name, n=1)
+            self.meant += [f"{path}.{each}" if path else each for each in near]
             hint = f"did you mean {near[0]}?" if near else f"known here: {_fields(descriptor)}"
             self.wrong(f"{path}.{name}" if path else name, key, f"is no field; {hint}")
         return field
@@ -215,6 +239,7 @@ class _Reader:
             place = f"{path}[{index}]"
             if not self.enough(item, place, depth):
                 return
+            self.lines[place] = item.start_mark.line + 1
             if field.message_type is not None:
                 self.child(item, target.add(), place, depth + 1)
             elif (value := self.scalar(item, field, place)) is not None:
@@ -297,6 +322,11 @@ class _Reader:
             target.FromDatetime(moment)
         except (ValueError, OverflowError):
             self.wrong(path, node, f"is {str(text)[:80]!r}; a moment is written as 2027-01-31T09:00:00Z")
+
+
+def _is_part(path: str, whole: str) -> bool:
+    """Whether a path is another, or lies inside it."""
+    return path == whole or path.startswith((f"{whole}.", f"{whole}["))
 
 
 def _is_text(value: str) -> bool:

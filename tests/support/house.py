@@ -1,7 +1,6 @@
 """Owns what tests do with a whole Cairn of real processes: publish, send until acknowledged, look at what came of it."""
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ from cairn.api.evaluator.v1.evaluator_pb2_grpc import EvaluatorServiceStub
 from cairn.cli.suite import Suite
 from cairn.journey.document import read_documents
 from cairn.runtime.clock import from_timestamp, now_us, to_timestamp
+from cairn.testing.mail_server import read_index
 
 CART = """
 connection: {{name: email, {connection}}}
@@ -55,9 +55,7 @@ class MailBox:
     port: int
 
     def recipients(self) -> Counter[str]:
-        index = self.folder / "index.jsonl"
-        lines = index.read_text().splitlines() if index.exists() else []
-        return Counter(address for line in lines for address in json.loads(line)["to"])
+        return Counter(address for entry in read_index(self.folder) for address in entry["to"])
 
 
 @dataclass

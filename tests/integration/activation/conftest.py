@@ -34,6 +34,7 @@ from cairn.postgres.pool import connect
 from cairn.postgres.roles import ensure_database, ensure_roles, role_of
 from cairn.runtime.clock import now_us, to_timestamp
 from cairn.runtime.lifecycle import Service
+from cairn.testing.mail_server import read_index
 
 _numbers = itertools.count(1)
 
@@ -299,8 +300,7 @@ class MailServer(StandIn):
     mailbox: Path
 
     def received(self) -> list[dict[str, Any]]:
-        index = self.mailbox / "index.jsonl"
-        return [json.loads(line) for line in index.read_text().splitlines()] if index.exists() else []
+        return read_index(self.mailbox)
 
     def activations(self) -> list[str]:
         return [entry["activation"] for entry in self.received()]

@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
@@ -54,6 +55,15 @@ class Mailbox:
         }
         with (self._folder / INDEX).open("a", encoding="utf-8") as index:
             index.write(json.dumps(entry) + "\n")
+
+
+def read_index(folder: Path) -> list[dict[str, Any]]:
+    """What a server has kept so far: an entry for each message. A line that is being written at this moment counts next time."""
+    index = folder / INDEX
+    if not index.exists():
+        return []
+    lines = index.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 class MailServer:

@@ -135,7 +135,7 @@ def compiles(source: str) -> bool:
     return True
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(source=conditions.filter(compiles), inputs=st.lists(inputs, min_size=1, max_size=6))
 @example("profile.a == 1", [(None, None, {"a": True})])
 @example("profile.a == 9007199254740992.0", [(None, None, {"a": 2**53 + 1})])
@@ -150,7 +150,7 @@ def test_generated_python_answers_as_the_library(source, inputs):
         assert outcome(criteria.evaluate, *values) == outcome(reference, *values)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(source=conditions.filter(compiles), event=events, entry=events, profile=attributes)
 def test_events_that_do_not_reach_a_criteria_are_all_the_same_to_it(source, event, entry, profile):
     criteria = compile_criteria(source, Scope.ENROLLMENT)

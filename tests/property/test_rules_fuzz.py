@@ -73,19 +73,19 @@ def check(source: str) -> None:
         assert "<input>" not in problem.message
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.text(max_size=60) | st.text(st.characters(codec=None), max_size=20))
 def test_random_text(source):
     check(source)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(PIECES + WORDS), max_size=40).map("".join))
 def test_random_pieces(source):
     check(source)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from(VALID), st.integers(0, 100), st.integers(0, 20), st.sampled_from(PIECES + WORDS + ("",))
 )

@@ -161,7 +161,6 @@ class _Run:
 
     def pass_time(self, enrollment: Enrollment, until_us: int) -> None:
         """Applies all that is due up to and including a moment, in order of due time. Each is an input of its own, without an event."""
-        event, cause = self.event, self.cause
         self.event, self.cause, self.late_us = None, "timer", 0
         while enrollment.is_open:
             due = next_due_us(self.plan, enrollment)
@@ -169,7 +168,6 @@ class _Run:
                 break
             enrollment.now_us = max(enrollment.now_us, due)
             self.apply_due(enrollment)
-        self.event, self.cause = event, cause
 
     def apply_due(self, enrollment: Enrollment) -> None:
         now = enrollment.now_us

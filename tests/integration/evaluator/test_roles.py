@@ -41,4 +41,7 @@ def test_what_changes_is_not_open_to_readers() -> None:
         "GetEnrollment",
         "ListEnrollments",
         "GetTimeline",
+        "Explain",
+        "Simulate",
+        "SimulateOnce",
     }

@@ -34,17 +34,17 @@ def book(make_book, make_version) -> JourneyBook:
     ],
 )
 def test_an_event_concerns_those_that_name_it_and_those_that_name_none(book, event, journeys) -> None:
-    assert names(book.concerned_by_event(event)) == journeys
-    assert len(book.concerned_by_event(event)) == len(journeys)
+    assert names(book.live.concerned_by_event(event)) == journeys
+    assert len(book.live.concerned_by_event(event)) == len(journeys)
 
 
 def test_a_change_of_a_profile_concerns_those_that_read_it_to_begin_or_to_end(book) -> None:
-    assert names(book.concerned_by_profile()) == {"gold", "left"}
+    assert names(book.live.by_profile) == {"gold", "left"}
 
 
 def test_noise_concerns_nobody(make_book, make_version) -> None:
     book = make_book(make_version("cart", 'event.name == "cart_add"'))
-    assert book.concerned_by_event("page_view") == ()
+    assert book.live.concerned_by_event("page_view") == ()
 
 
 def test_the_events_of_an_older_version_still_count_and_the_newest_takes_who_enters(
@@ -56,13 +56,13 @@ def test_the_events_of_an_older_version_still_count_and_the_newest_takes_who_ent
         make_version("cart", 'profile.plan == "gold"', number=2),
     )
     assert (
-        names(book.concerned_by_event("cart_add")) == names(book.concerned_by_event("basket_add")) == {"cart"}
+        names(book.live.concerned_by_event("cart_add")) == names(book.live.concerned_by_event("basket_add")) == {"cart"}
     )
     journey = book.get("cart")
     assert journey is not None
     assert journey.newest.version == 3
     assert set(journey.plans) == {1, 2, 3}
-    assert book.concerned_by_profile() == ()
+    assert book.live.by_profile == ()
 
 
 async def test_a_version_that_is_known_stays_as_it_is(make_version) -> None:
@@ -78,7 +78,7 @@ async def test_a_version_that_is_not_understood_harms_no_other(make_version) -> 
     broken.journey.stages[0].entry = "event.name =="
     book = JourneyBook(1)
     await book.add(7, [broken, make_version("cart", 'event.name == "cart_add"')])
-    assert names(book.concerned_by_event("cart_add")) == {"cart"}
+    assert names(book.live.concerned_by_event("cart_add")) == {"cart"}
     assert book.revision == 7
 
 

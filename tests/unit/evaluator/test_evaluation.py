@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairn.evaluator import evaluation
 from cairn.evaluator.evaluation import Evaluated, ProfileState, decode_profile, evaluate, merge, told_id
 from cairn.evaluator.inputs import ProfileArrival, ReceiptArrival, Result, TimerArrival
 from cairn.evaluator.store import ProfileRow
 from cairn.evaluator.wire import Refused
-from cairn.journey import machine
+from cairn.journey import dispatch, machine
 from cairn.journey.state import Kind, ReceiptInput, ScheduleTimer, TimerInput
 
 NOW_US = 1_767_225_600_000_000
@@ -146,14 +145,14 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine fails on events with the id "poison", in the journey "gold" only, and on descriptions with it."""
     real = machine.advance
 
-    def advance(journey: Any, profile: Any, standing: Any, input: Any) -> Any:
-        outcome = real(journey, profile, standing, input)
+    def advance(journey: Any, profile: Any, standing: Any, input: Any, **more: Any) -> Any:
+        outcome = real(journey, profile, standing, input, **more)
         poison = getattr(input, "event_id", "") == "poison" or profile.attributes.get("poison")
         if poison and journey.journey_id == "gold":
             raise PoisonError
         return outcome
 
-    monkeypatch.setattr(evaluation, "advance", advance)
+    monkeypatch.setattr(dispatch, "advance", advance)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ _MAX_DEPTH: Final = 64
 
 _WRAPPERS: Final[dict[str, type[Message]]] = {
     "connection": activation_pb2.Connection,
+    "segment": journey_pb2.Segment,
     "template": activation_pb2.Template,
 }
 _UNITS_US: Final = {
@@ -44,7 +45,7 @@ _CLASSES: Final = {yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list", y
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document of a file: a journey bare, a connection or a template under a key of that name. `line` is its first."""
+    """One document of a file: a journey bare, a connection, a segment or a template under a key of that name. `line` is its first."""
 
     kind: str
     message: Message

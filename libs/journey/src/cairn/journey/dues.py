@@ -1,32 +1,44 @@
-"""Owns when time alone does something to an enrollment: open waits, staleness, the end of a rest."""
+"""Owns when time alone does something to an enrollment: open waits, staleness, the end of a rest; and how a pause moves that."""
 
 from collections.abc import Iterator
 
 from cairn.journey.model import ExitCriterion
-from cairn.journey.plan import Plan
+from cairn.journey.plan import Plan, WaitForConditionInstruction, WaitInstruction
 from cairn.journey.state import Enrollment, EnrollmentState
 
 
 def next_due_us(plan: Plan, enrollment: Enrollment) -> int | None:
     """When time alone will next do something to an open enrollment; None when it never will."""
-    dues = [due for _, due in stale_dues(plan, enrollment)]
-    if enrollment.state is EnrollmentState.WAITING:
-        dues.append(enrollment.wait_until_us)
-    elif not dues:
-        dues.append(enrollment.rest_us + plan.rest_us)
-    return min(dues)
+    due = enrollment.wait_until_us if enrollment.state is EnrollmentState.WAITING else 0
+    for _, stale_us in stale_dues(plan, enrollment):
+        if not due or stale_us < due:
+            due = stale_us
+    if not due and enrollment.state is EnrollmentState.RESTING:
+        due = enrollment.rest_us + plan.rest_us
+    return due or None
 
 
 def stale_dues(plan: Plan, enrollment: Enrollment) -> Iterator[tuple[ExitCriterion, int]]:
     """Each staleness that applies where the enrollment is, with its due time."""
     for exit in plan.exits:
-        if exit.stale_us is not None and applies(exit, enrollment):
+        # An exit of the journey that leads to a stage says nothing to those who are there already, or past it.
+        if exit.stale_us is not None and (exit.to is None or exit.to > enrollment.stage):
             yield exit, enrollment.enter_us + exit.stale_us
     for exit in plan.stages[enrollment.stage].exits:
         if exit.stale_us is not None:
             yield exit, enrollment.stage_enter_us + exit.stale_us
 
 
-def applies(exit: ExitCriterion, enrollment: Enrollment) -> bool:
-    """An exit of the journey that leads to a stage says nothing to those who are there already, or past it."""
-    return exit.to is None or exit.to > enrollment.stage
+def shift(plan: Plan, enrollment: Enrollment, since_us: int, until_us: int) -> None:
+    """Moves on what a clock that stood still from one moment to another has to count again; moments of the calendar stay."""
+
+    def moved(time_us: int) -> int:
+        return time_us + max(0, until_us - max(since_us, time_us)) if time_us else 0
+
+    enrollment.enter_us = moved(enrollment.enter_us)
+    enrollment.stage_enter_us = moved(enrollment.stage_enter_us)
+    enrollment.rest_us = moved(enrollment.rest_us)
+    counts = isinstance(plan.program[enrollment.position], WaitInstruction | WaitForConditionInstruction)
+    if enrollment.wait_until_us and counts:
+        enrollment.wait_until_us += until_us - since_us
+    enrollment.now_us = max(enrollment.now_us, until_us)

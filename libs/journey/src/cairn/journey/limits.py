@@ -22,6 +22,22 @@ MAX_COOLDOWN_US: Final = 366 * DAY_US
 MAX_ENTRIES: Final = 1_000_000
 MAX_DESCRIPTION: Final = 1_000
 
+MIN_BRANCHES: Final = 2
+MAX_BRANCHES: Final = 6
+"""Of a decision; `otherwise` is not counted."""
+
+MAX_VARIANTS: Final = 10
+"""Of an experiment."""
+
+MAX_STEPS: Final = 100
+"""Steps that run for one input, jumps from journey to journey included."""
+
+GOAL_MEMORY_US: Final = 24 * DAY_US
+"""How long it is remembered that a goal was met: an entry event older than that does not begin the journey."""
+
+MAX_KEY_BYTES: Final = 256
+"""Of a key's value in a keyed journey; a longer one is known by its hash."""
+
 REST_US: Final = 24 * DAY_US
 """Who rests this long in a stage where no staleness is declared has COMPLETED the journey."""
 

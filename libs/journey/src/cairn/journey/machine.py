@@ -1,100 +1,85 @@
 """Owns the life cycle: `advance` is the only place where an enrollment changes.
 
 For each input, in this order, the first that holds acts: the goal, an exit of the journey, an exit of the stage, a
-milestone, the current step. Time is the input's own; nothing here knows a clock.
+milestone, the current step. Time is the input's own; nothing here knows a clock. What the steps of a stage do is in
+`_steps_run`, who an input reaches in `dispatch`.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Final
 
 import msgspec
 
-from cairn.journey.dues import applies, next_due_us, stale_dues
-from cairn.journey.model import ExitCriterion
-from cairn.journey.plan import ActivateInstruction, LiveJourney, Plan, WaitInstruction
+from cairn.journey._running import Running, UnknownVersionError
+from cairn.journey.dues import next_due_us, shift, stale_dues
+from cairn.journey.live import LiveJourney, Pause, PauseMode
+from cairn.journey.model import ExitCriterion, WhileActive
+from cairn.journey.plan import GOAL, Plan, Rule, WaitForConditionInstruction
 from cairn.journey.reentry import enrollment_id_of, refusal
 from cairn.journey.state import (
-    CancelTimer,
-    Effect,
     Enrollment,
     EnrollmentState,
     EventInput,
     Input,
     Json,
     Kind,
+    LifeInput,
     Outcome,
-    PendingActivation,
     Profile,
     ProfileInput,
     ReceiptInput,
-    RequestActivation,
+    RememberedEntry,
     ScheduleTimer,
     Standing,
+    StartInput,
     TimerInput,
     Transition,
-    WithdrawActivation,
-    entry_view,
+    stored_input,
 )
-from cairn.journey.times import format_time
-from cairn.rules import Criteria, CriteriaFailed
+
+__all__ = ["UnknownVersionError", "advance"]
+
+_NOTHING_STALE: Final[tuple[ExitCriterion, ...]] = ()
 
 
-class UnknownVersionError(LookupError):
-    """An enrollment is in a version that is not among the plans given."""
+def advance(
+    journey: LiveJourney,
+    profile: Profile,
+    standing: Standing,
+    input: Input,
+    *,
+    previous: Profile | None = None,
+    key: str = "",
+    may_enter: bool = True,
+) -> Outcome:
+    """What one input does to how a profile stands with one journey. Pure; `standing` is left as it is.
 
-
-def advance(journey: LiveJourney, profile: Profile, standing: Standing, input: Input) -> Outcome:
-    """What one input does to how a profile stands with a journey. Pure; `standing` is left as it is.
-
+    `profile` is as it is with the input, `previous` as it was until then (default: the same): what was due before sees that.
+    `key` is the value that the standing is for in a keyed journey; without `may_enter` the input begins nothing there.
     A timer or a receipt that is no longer of interest gives back the very same standing.
     Raises UnknownVersionError when the open enrollment's version is not among the journey's plans.
     """
-    run = _Run(journey, profile, standing, input)
+    run = _Run(journey, profile, previous or profile, standing, key)
     match input:
-        case ReceiptInput():
-            return run.take_receipt(input)
+        case EventInput():
+            return run.take(input, f"event {input.event_id}", may_enter)
         case TimerInput():
             return run.take_timer(input)
+        case ReceiptInput():
+            return run.take_receipt(input)
+        case ProfileInput():
+            return run.take(input, "profile", may_enter)
+        case StartInput():
+            return run.take_start(input)
         case _:
-            return run.take(input)
+            return run.take_life(input)
 
 
-class _Move(NamedTuple):
-    """A rule that holds: its name, and where it leads (a stage's index, or None: out)."""
+class _Run(Running):
+    """One input on one standing: who it is tested for, and which rule acts."""
 
-    rule: str
-    to: int | None
-    exit: str = ""
+    __slots__ = ()
 
-
-_GOAL = "goal"
-
-
-class _Run:
-    """One input on one standing. Works on copies and collects what comes of it."""
-
-    def __init__(self, journey: LiveJourney, profile: Profile, standing: Standing, input: Input) -> None:
-        self.journey = journey
-        self.profile = profile
-        self.before = standing
-        self.input = input
-        self.standing = standing
-        self.effects: list[Effect] = []
-        self.transitions: list[Transition] = []
-        self.failures = 0
-        self.event: Mapping[str, Any] | None = None
-        self.late_us = 0
-        self.cause = ""
-        enrollment = standing.enrollment
-        self.enrollment: Enrollment | None = None
-        self.plan = journey.newest
-        if enrollment is not None and enrollment.is_open:
-            if enrollment.version not in journey.plans:
-                raise UnknownVersionError(f"{journey.journey_id} version {enrollment.version}")
-            self.plan = journey.plans[enrollment.version]
-            self.enrollment = msgspec.structs.replace(enrollment)
-
-    # The three kinds of input
+    # The kinds of input
 
     def take_receipt(self, input: ReceiptInput) -> Outcome:
         enrollment = self.enrollment
@@ -104,361 +89,389 @@ class _Run:
         if len(pending) == len(enrollment.pending):
             return Outcome(self.before)
         enrollment.pending = pending
-        return self.outcome()
+        self.keep(enrollment)
+        return Outcome(self.standing)
 
     def take_timer(self, input: TimerInput) -> Outcome:
         enrollment = self.enrollment
         if enrollment is None or not enrollment.wake_us or input.timer_id != enrollment.timer_id:
             return Outcome(self.before)
         enrollment.wake_us = 0
-        self.pass_time(enrollment, input.time_us)
+        self.live_through()
+        self.pass_time(input.time_us)
         return self.outcome()
 
-    def take(self, input: EventInput | ProfileInput) -> Outcome:
+    def take_life(self, input: LifeInput) -> Outcome:
+        self.live_through()
+        if self.enrollment is None and self.standing is self.before:
+            return Outcome(self.before)
+        self.pass_time(input.time_us)
+        return self.outcome()
+
+    def take(self, input: EventInput | ProfileInput, cause: str, may_enter: bool) -> Outcome:
         """An event or a change of the profile: what was due before it, the input itself, what is due with it."""
         time_us = input.time_us
-        if self.enrollment is not None:
-            self.pass_time_before(self.enrollment, input)
-        self.see(input)
-        goal_met = self.remember_goal(time_us)
+        self.catch_up(time_us - 1)
+        self.see(input if isinstance(input, EventInput) else None, cause, time_us)
         current, moved = self.enrollment, False
         if current is not None:
-            self.late_us = max(0, current.now_us - time_us)
-            current.now_us = max(current.now_us, time_us)
+            if time_us < current.now_us:
+                self.late_us = current.now_us - time_us
+                self.at_us = current.now_us
+            else:
+                current.now_us = time_us
             if isinstance(input, EventInput):
                 self.keep_latest(current, input)
-            moved = self.test_and_move(current, goal_met if self.plan is self.journey.newest else None)
-        if not moved and (current is None or self.may_begin_again(current)):
-            self.late_us = 0
-            self.try_entry(input, goal_met)
+        goal_met = self.remember_goal(time_us)
+        if current is not None:
+            same_plan = self.plan is self.journey.newest
+            moved = self.test_and_move(current, goal_met if same_plan else None, _NOTHING_STALE)
+            moved = moved or self.meet_condition(current)
+        if not moved and may_enter and not goal_met:
+            self.try_entry(input, time_us)
         if self.enrollment is not None:
-            self.pass_time(self.enrollment, self.enrollment.now_us)
+            self.pass_time(self.enrollment.now_us)
         return self.outcome()
 
-    def see(self, input: EventInput | ProfileInput) -> None:
+    def take_start(self, input: StartInput) -> Outcome:
+        """A jump arrives. It is an input of its own to this journey, whose entry criteria it need not meet."""
+        self.catch_up(input.time_us - 1)
+        self.steps = input.steps
+        event = stored_input(input.event) if input.event else None
+        self.see(event, f"jump {input.from_journey}", input.time_us)
+        self.enter(
+            RememberedEntry(
+                time_us=input.time_us,
+                cause=self.cause,
+                id_cause=f"jump {input.from_enrollment}",
+                event=input.event,
+                stage=input.stage,
+                entry=input.entry,
+                latest=input.latest,
+            )
+        )
+        if self.enrollment is not None:
+            self.pass_time(self.enrollment.now_us)
+        return self.outcome()
+
+    def see(self, input: EventInput | None, cause: str, time_us: int) -> None:
         """From here on the input is what criteria read and what caused the changes."""
-        if isinstance(input, EventInput):
-            self.event = input.view
-            self.cause = f"event {input.event_id}"
-        else:
-            self.cause = "profile"
+        self.input, self.cause, self.at_us = input, cause, time_us
+        self.event = input.view if input is not None else None
+        self.event_name = self.event["name"] if self.event is not None else None
 
     def keep_latest(self, enrollment: Enrollment, input: EventInput) -> None:
         """The latest event is the one that happened last, not the one that came last."""
-        latest = entry_view(enrollment.latest)
-        if latest is None or latest["occur_time"] <= input.view["occur_time"]:
-            enrollment.latest = input.stored()
+        stored, latest = input.stored(), enrollment.latest
+        # All are written in UTC, so that their order is that of their text.
+        if latest is None or latest["occur_time"] <= stored["occur_time"]:
+            enrollment.latest = stored
 
     # Time
 
-    def pass_time_before(self, enrollment: Enrollment, input: EventInput | ProfileInput) -> None:
-        """Applies what was due before an input; it sees the profile as it was then."""
-        profile = self.profile
-        if isinstance(input, ProfileInput):
-            self.profile = Profile(profile.profile_id, input.previous)
-        self.pass_time(enrollment, input.time_us - 1)
-        self.profile = profile
+    def catch_up(self, until_us: int) -> None:
+        """Applies all that came before an input: it sees the profile as it was then."""
+        profile, self.profile = self.profile, self.previous
+        self.live_through()
+        self.pass_time(until_us)
+        self.profile, self.steps = profile, 0
 
-    def pass_time(self, enrollment: Enrollment, until_us: int) -> None:
+    def pass_time(self, until_us: int) -> None:
         """Applies all that is due up to and including a moment, in order of due time. Each is an input of its own, without an event."""
-        self.event, self.cause, self.late_us = None, "timer", 0
-        while enrollment.is_open:
-            due = next_due_us(self.plan, enrollment)
-            if due is None or due > until_us:
-                break
-            enrollment.now_us = max(enrollment.now_us, due)
+        enrollment = self.enrollment
+        if enrollment is None or self.is_frozen:
+            return
+        due = next_due_us(self.plan, enrollment)
+        if due is None or due > until_us:
+            return
+        seen = self.input, self.cause, self.at_us, self.late_us
+        while due is not None and due <= until_us and enrollment.is_open:
+            if due > enrollment.now_us:
+                # Steps are counted by the instant: what takes time can't go round in one.
+                enrollment.now_us, self.steps = due, 0
+            self.see(None, "timer", enrollment.now_us)
+            self.late_us = 0
             self.apply_due(enrollment)
+            if self.enrollment is not enrollment:
+                break
+            due = next_due_us(self.plan, enrollment)
+        input, cause, at_us, self.late_us = seen
+        self.see(input, cause, at_us)
 
     def apply_due(self, enrollment: Enrollment) -> None:
         now = enrollment.now_us
         stale = tuple(exit for exit, due in stale_dues(self.plan, enrollment) if due <= now)
         if self.test_and_move(enrollment, None, stale):
             return
-        if self.wait_is_over(enrollment):
-            self.record(Kind.WAIT_ENDED, enrollment, self.plan.program[enrollment.position].step_id)
-            enrollment.position += 1
-            self.run_steps(enrollment)
+        if enrollment.state is EnrollmentState.WAITING:
+            self.end_wait(enrollment, met=False)
         else:
             self.end(enrollment, EnrollmentState.COMPLETED, Kind.COMPLETED)
 
     # The rules, in their order
 
     def test_and_move(
-        self, enrollment: Enrollment, goal_met: bool | None, stale: tuple[ExitCriterion, ...] = ()
+        self, enrollment: Enrollment, goal_met: bool | None, stale: tuple[ExitCriterion, ...]
     ) -> bool:
         """Tests rules 1 to 4 and acts on the first that holds. `goal_met` None: not known yet."""
-        held = self.held(enrollment, goal_met, stale)
-        first = next(held, None)
-        if first is None:
+        held = [
+            rule
+            for rule in self.plan.rules(enrollment.stage, self.event_name)
+            if self.rule_holds(rule, enrollment, goal_met, stale)
+        ]
+        if not held:
             return False
-        also_held = [move.rule for move in held]
-        if self.wait_is_over(enrollment):
-            also_held.append(f"step {self.plan.program[enrollment.position].step_id}")
-        self.move(enrollment, first, also_held)
+        also_held = [rule.name for rule in held[1:]]
+        if self.step_holds(enrollment):
+            also_held.append(f"step {self.plan.program[enrollment.position].step_id}")  # type: ignore[union-attr]
+        self.move(enrollment, held[0], also_held)
         return True
 
-    def wait_is_over(self, enrollment: Enrollment) -> bool:
-        """Whether rule 5 holds: the current step is a wait that expires. An event of the same instant comes before it."""
-        waits = enrollment.state is EnrollmentState.WAITING
-        return self.cause == "timer" and waits and enrollment.wait_until_us <= enrollment.now_us
+    def rule_holds(
+        self, rule: Rule, enrollment: Enrollment, goal_met: bool | None, stale: tuple[ExitCriterion, ...]
+    ) -> bool:
+        if rule.criteria is None:
+            return any(rule.exit is each for each in stale)
+        if goal_met is not None and rule.name == GOAL:
+            return goal_met
+        return self.holds(rule.criteria, enrollment)
 
-    def held(
-        self, enrollment: Enrollment, goal_met: bool | None, stale: tuple[ExitCriterion, ...]
-    ) -> Iterator[_Move]:
-        plan, entry = self.plan, self.entry_of(enrollment)
-        if plan.goal is not None and (self.holds(plan.goal, entry) if goal_met is None else goal_met):
-            yield _Move(_GOAL, None)
-        yield from self.held_after_goal(enrollment, entry, stale)
-
-    def held_after_goal(
-        self, enrollment: Enrollment, entry: Mapping[str, Any] | None, stale: tuple[ExitCriterion, ...]
-    ) -> Iterator[_Move]:
-        plan, stage = self.plan, enrollment.stage
-        for exit in (*plan.exits, *plan.stages[stage].exits):
-            if exit.criteria is None:
-                holds = any(exit is due for due in stale)
-            else:
-                holds = applies(exit, enrollment) and self.holds(exit.criteria, entry)
-            if holds:
-                yield _Move(f"exit {exit.name}", exit.to, exit.name)
-        furthest = len(plan.stages) - 2 if plan.skip_stages else min(stage, len(plan.stages) - 2)
-        for index in range(furthest, stage - 1, -1):
-            milestone = plan.stages[index].milestone
-            if milestone is not None and self.holds(milestone, entry):
-                yield _Move(f"milestone {plan.stages[index].name}", index + 1)
-
-    def holds(self, criteria: Criteria, entry: Mapping[str, Any] | None) -> bool:
-        """A criteria that fails on an input is false for it, and counted."""
-        try:
-            return criteria.evaluate(self.event, entry, self.profile.attributes)
-        except CriteriaFailed:
-            self.failures += 1
+    def step_holds(self, enrollment: Enrollment) -> bool:
+        """Whether rule 5 holds: the current step is a wait that expires, or one whose condition is met. An event of the same
+        instant comes before the expiry."""
+        if enrollment.state is not EnrollmentState.WAITING or not enrollment.wait_until_us:
             return False
+        if self.cause == "timer":
+            return enrollment.wait_until_us <= enrollment.now_us
+        instruction = self.plan.program[enrollment.position]
+        return isinstance(instruction, WaitForConditionInstruction) and self.can_hold(
+            instruction.criteria, enrollment
+        )
 
-    def entry_of(self, enrollment: Enrollment | None) -> Mapping[str, Any] | None:
-        return entry_view(enrollment.entry) if enrollment is not None and self.plan.reads_entry else None
+    def meet_condition(self, enrollment: Enrollment) -> bool:
+        """Rule 5 for an input that is no timer: goes on if the condition that is waited for is met."""
+        if not self.step_holds(enrollment):
+            return False
+        self.end_wait(enrollment, met=True)
+        return True
 
-    # Moves
-
-    def move(self, enrollment: Enrollment, move: _Move, also_held: list[str]) -> None:
+    def move(self, enrollment: Enrollment, rule: Rule, also_held: list[str]) -> None:
         more: Json = {"also_held": also_held} if also_held else {}
         if self.late_us:
             more["late_seconds"] = self.late_us / 1_000_000
-        self.leave_step(enrollment, move.rule)
-        if move.rule == _GOAL:
-            self.end(enrollment, EnrollmentState.GOAL_ACHIEVED, Kind.GOAL_ACHIEVED, more)
-        elif move.to is None:
-            self.end(enrollment, EnrollmentState.EXITED, Kind.EXITED, {"exit": move.exit, **more}, move.exit)
+        self.leave_step(enrollment, rule.name)
+        name = rule.exit.name if rule.exit is not None else ""
+        if rule.exit is None and rule.to is None:
+            self.achieve_goal(enrollment, more)
+        elif rule.to is None:
+            self.end(enrollment, EnrollmentState.EXITED, Kind.EXITED, {"exit": name, **more}, name)
         else:
-            if move.exit:
-                more = {"exit": move.exit, **more}
+            if name:
+                more = {"exit": name, **more}
             else:
-                for skipped in range(enrollment.stage + 1, move.to):
+                for skipped in range(enrollment.stage + 1, rule.to):
                     self.record(Kind.STAGE_SKIPPED, enrollment, stage=skipped)
-            self.enter_stage(enrollment, move.to, more)
-            self.run_steps(enrollment)
+            self.enter_stage(enrollment, rule.to, more)
+            self.go_on(enrollment)
 
-    def leave_step(self, enrollment: Enrollment, reason: str) -> None:
-        """Cancels the open wait and takes back every activation that has no receipt yet."""
-        if enrollment.state is EnrollmentState.WAITING and enrollment.wait_until_us:
-            self.record(Kind.WAIT_CANCELED, enrollment, self.plan.program[enrollment.position].step_id)
-            enrollment.wait_until_us = 0
-        for each in enrollment.pending:
-            self.effects.append(WithdrawActivation(each.activation_id, each.request_us, reason))
-            self.record(
-                Kind.ACTIVATION_WITHDRAWN,
-                enrollment,
-                each.step_id,
-                detail={"activation_id": each.activation_id},
-            )
-        enrollment.pending = ()
-
-    def enter_stage(self, enrollment: Enrollment, stage: int, detail: Json | None = None) -> None:
-        enrollment.stage = stage
-        enrollment.stage_enter_us = enrollment.now_us
-        enrollment.position = self.plan.stages[stage].start
-        enrollment.rest_us = 0
-        self.record(Kind.STAGE_ENTERED, enrollment, detail=detail)
-
-    def run_steps(self, enrollment: Enrollment) -> None:
-        """Runs steps until one must wait or there are none left."""
-        program = self.plan.program
-        while True:
-            instruction = program[enrollment.position]
-            if isinstance(instruction, ActivateInstruction):
-                self.activate(enrollment, instruction)
-                enrollment.position += 1
-            elif isinstance(instruction, WaitInstruction):
-                enrollment.state = EnrollmentState.WAITING
-                enrollment.wait_until_us = enrollment.now_us + instruction.duration_us
-                until = format_time(enrollment.wait_until_us)
-                self.record(Kind.WAIT_STARTED, enrollment, instruction.step_id, detail={"until": until})
-                return
-            else:
-                self.rest(enrollment, instruction.step_id)
-                return
-
-    def activate(self, enrollment: Enrollment, instruction: ActivateInstruction) -> None:
-        # A step is visited at most once in an enrollment: stages and steps only go forward.
-        activation_id = f"{enrollment.enrollment_id}.{enrollment.position}"
-        self.effects.append(
-            RequestActivation(
-                activation_id=activation_id,
-                request_us=enrollment.now_us,
-                version=enrollment.version,
-                enrollment_id=enrollment.enrollment_id,
-                stage=self.plan.stages[enrollment.stage].name,
-                step_id=instruction.step_id,
-                channel=instruction.channel,
-                template=instruction.template,
-                action=instruction.action,
-                attributes=self.profile.attributes,
-                entry=enrollment.entry,
-                latest=enrollment.latest,
-            )
-        )
-        pending = PendingActivation(activation_id, enrollment.now_us, instruction.step_id)
-        enrollment.pending = (*enrollment.pending, pending)
-        detail = {"activation_id": activation_id, "channel": instruction.channel}
-        self.record(Kind.ACTIVATION_REQUESTED, enrollment, instruction.step_id, detail=detail)
-
-    def rest(self, enrollment: Enrollment, step_id: str) -> None:
-        enrollment.state = EnrollmentState.RESTING
-        enrollment.wait_until_us = 0
-        enrollment.rest_us = enrollment.now_us
-        self.record(Kind.RESTED, enrollment, step_id)
-        if enrollment.stage == len(self.plan.stages) - 1 and self.plan.is_last_stage_final:
-            self.end(enrollment, EnrollmentState.COMPLETED, Kind.COMPLETED)
-
-    def end(
-        self,
-        enrollment: Enrollment,
-        state: EnrollmentState,
-        kind: Kind,
-        detail: Json | None = None,
-        exit: str = "",
-    ) -> None:
-        self.record(kind, enrollment, detail=detail)
-        self.cancel_timer(enrollment)
-        enrollment.state = state
-        enrollment.end_us = enrollment.now_us
-        enrollment.exit = exit
-        enrollment.wait_until_us = 0
-        enrollment.pending = ()
-        enrollment.entry = enrollment.latest = None
-        self.keep(enrollment)
-        self.enrollment = None
-        if state is EnrollmentState.GOAL_ACHIEVED:
-            self.standing.achieved = True
+    def achieve_goal(self, enrollment: Enrollment, detail: Json) -> None:
+        target = self.plan.goal_target
+        if target is not None:
+            detail = {"journey": target.journey_id, "stage": target.stage, **detail}
+        self.writable().achieved = True
+        entry, latest = enrollment.entry, enrollment.latest
+        self.end(enrollment, EnrollmentState.GOAL_ACHIEVED, Kind.GOAL_ACHIEVED, detail)
+        if target is not None:
+            self.start(target, enrollment, entry, latest)
 
     # Entry
 
-    def may_begin_again(self, enrollment: Enrollment) -> bool:
-        """Somebody at rest in the last stage may begin again."""
-        return enrollment.state is EnrollmentState.RESTING and enrollment.stage == len(self.plan.stages) - 1
-
     def remember_goal(self, time_us: int) -> bool:
         """Whether the input meets the goal of the newest version; if so, when is kept, enrolled or not."""
-        goal = self.journey.newest.goal
-        if goal is None or not self.holds(goal, self.entry_of(self.enrollment)):
+        newest = self.journey.newest
+        if newest.goal is None:
             return False
-        if time_us > self.standing.goal_us:
+        plan, self.plan = self.plan, newest
+        met = self.can_hold(newest.goal, self.enrollment)
+        self.plan = plan
+        if met and time_us > self.standing.goal_us:
             self.writable().goal_us = time_us
-        return True
+        return met
 
-    def try_entry(self, input: EventInput | ProfileInput, goal_met: bool) -> None:
+    def try_entry(self, input: EventInput | ProfileInput, time_us: int) -> None:
         """Begins an enrollment in the newest version if the input meets its entry criteria and no rule of re-entry forbids it."""
-        plan = self.journey.newest
-        if goal_met or not self.holds(plan.entry, None):
+        newest = self.journey.newest
+        current = self.enrollment
+        if current is not None and not self.may_begin(current):
             return
-        if reason := refusal(plan, self.standing, input.time_us):
-            self.transitions.append(
-                Transition(
-                    input.time_us, plan.journey_id, plan.version, "", Kind.ENTRY_REFUSED, plan.stages[0].name, "",
-                    {"reason": reason}, self.cause,
-                )
-            )  # fmt: skip
+        plan, self.plan, at_us = self.plan, newest, self.at_us
+        self.at_us = time_us
+        holds = self.can_hold(newest.entry, None)
+        self.plan, self.at_us = plan, at_us
+        if not holds:
             return
-        time_us = input.time_us
-        if self.enrollment is not None:
-            # The old one's logical time is where the new one begins: a profile is in a journey once at any time.
-            time_us = self.enrollment.now_us
-            self.end(self.enrollment, EnrollmentState.COMPLETED, Kind.COMPLETED)
-        self.begin(plan, input, time_us)
-
-    def begin(self, plan: Plan, input: EventInput | ProfileInput, time_us: int) -> None:
         stored = input.stored() if isinstance(input, EventInput) else None
+        self.enter(
+            RememberedEntry(
+                time_us=time_us,
+                cause=self.cause,
+                id_cause=self.cause,
+                event=stored,
+                entry=stored,
+                latest=stored,
+            )
+        )
+
+    def may_begin(self, enrollment: Enrollment) -> bool:
+        """Somebody at rest in the last stage may begin again, and anybody where a new entry event restarts."""
+        return self.is_at_rest(enrollment) or self.journey.newest.reentry.while_active is WhileActive.RESTART
+
+    def is_at_rest(self, enrollment: Enrollment) -> bool:
+        return enrollment.state is EnrollmentState.RESTING and enrollment.stage == len(self.plan.stages) - 1
+
+    def enter(self, entry: RememberedEntry) -> None:
+        """Begins an enrollment, or refuses to, or remembers to when the journey resumes."""
+        plan = self.journey.newest
+        if self.journey.end_us is not None:
+            if entry.stage is not None:
+                self.refuse(plan, entry, "ended")
+            return
+        current = self.enrollment
+        if current is not None and not self.may_begin(current):
+            return
+        restarts = current is not None and not self.is_at_rest(current)
+        reason = refusal(plan, self.standing, entry.time_us)
+        if reason and not (restarts and reason != "goal"):
+            self.refuse(plan, entry, reason)
+            return
+        if self.pause is not None:
+            if self.standing.remembered is None or plan.reentry.while_active is WhileActive.RESTART:
+                standing = self.writable()
+                standing.remembered, standing.pauses = entry, self.lived
+            return
+        self.begin(plan, entry, restarts)
+
+    def refuse(self, plan: Plan, entry: RememberedEntry, reason: str) -> None:
+        stage = entry.stage or plan.stages[0].name
+        self.transitions.append(
+            Transition(
+                entry.time_us, plan.journey_id, plan.version, "", Kind.ENTRY_REFUSED, stage, "",
+                {"reason": reason}, self.cause,
+            )
+        )  # fmt: skip
+
+    def begin(self, plan: Plan, entry: RememberedEntry, restarts: bool) -> None:
+        time_us, current = entry.time_us, self.enrollment
+        if current is not None:
+            # The old one's logical time is where the new one begins: a profile is in a journey once at any time.
+            time_us = current.now_us = max(time_us, current.now_us)
+            if restarts:
+                self.leave_step(current, "restart")
+                self.end(current, EnrollmentState.RESTARTED, Kind.RESTARTED)
+            else:
+                self.end(current, EnrollmentState.COMPLETED, Kind.COMPLETED)
+        names = [stage.name for stage in plan.stages]
+        stage = names.index(entry.stage) if entry.stage in names else 0
         enrollment = Enrollment(
             enrollment_id=enrollment_id_of(
-                self.profile.profile_id, plan.journey_id, self.cause, time_us, self.standing.entries
+                self.profile.profile_id, plan.journey_id, self.key, entry.id_cause, time_us, self.standing
             ),
             version=plan.version,
             state=EnrollmentState.WAITING,
-            stage=0,
+            stage=stage,
             position=0,
             enter_us=time_us,
             stage_enter_us=time_us,
             now_us=time_us,
-            entry=stored,
-            latest=stored,
+            entry=entry.entry,
+            latest=entry.latest,
         )
         standing = self.writable()
-        standing.entries += 1
-        standing.last_entry_us = max(standing.last_entry_us, time_us)
-        self.plan, self.enrollment = plan, enrollment
-        late_us = time_us - input.time_us
+        if not restarts:
+            standing.entries += 1
+            standing.last_entry_us = max(standing.last_entry_us, time_us)
+        standing.pauses, standing.remembered = self.lived, None
+        self.plan, self.enrollment, self.at_us, self.entry_seen = plan, enrollment, time_us, None
+        self.late_us = 0
+        late_us = time_us - entry.time_us
         self.record(
             Kind.ENTERED, enrollment, detail={"late_seconds": late_us / 1_000_000} if late_us else None
         )
-        self.enter_stage(enrollment, 0)
-        # The goal is not met, or the input would not have begun anything.
-        if not self.test_and_move(enrollment, goal_met=False):
+        self.enter_stage(enrollment, stage)
+        # A jump's input was tested where it came from. The goal is not met, or an input would not have begun anything.
+        if entry.stage is not None or not self.test_and_move(enrollment, False, _NOTHING_STALE):
+            self.go_on(enrollment)
+
+    # The life of the journey
+
+    def live_through(self) -> None:
+        """Applies the pauses that the enrollment has not lived through yet, and the end of the journey."""
+        journey = self.journey
+        if journey.pauses:
+            over = len(journey.pauses) - (journey.pause is not None)
+            concerned = self.enrollment is not None or self.standing.remembered is not None
+            self.lived = self.standing.pauses if concerned else over
+            for pause in journey.pauses[self.lived :]:
+                self.live_through_one(pause)
+            if concerned and self.lived != self.standing.pauses:
+                self.writable().pauses = self.lived
+        if journey.end_us is not None and journey.removes:
+            self.pass_time(journey.end_us - 1)
+            if self.enrollment is not None:
+                self.remove(self.enrollment, journey.end_us, "end")
+
+    def live_through_one(self, pause: Pause) -> None:
+        """One pause: what was due before it, what it does to the enrollment, and if it is over, its resume."""
+        self.pass_time(pause.since_us - 1)
+        if pause.mode is PauseMode.DROP and self.enrollment is not None:
+            self.remove(self.enrollment, pause.since_us, "pause")
+        self.pause = pause
+        if pause.until_us is None:
+            return
+        if self.enrollment is not None:
+            if pause.mode is PauseMode.FREEZE:
+                shift(self.plan, self.enrollment, pause.since_us, pause.until_us)
+            else:
+                self.pass_time(pause.until_us - 1)
+        self.pause = None
+        self.lived += 1
+        self.steps = 0
+        self.resume(pause.until_us)
+
+    def resume(self, until_us: int) -> None:
+        """What was held goes on, and what would have begun begins, both at the resume."""
+        enrollment, remembered = self.enrollment, self.standing.remembered
+        if self.journey.removes and until_us == self.journey.end_us:
+            # The end of the journey ended the pause, and takes away what was held.
+            return
+        if enrollment is not None and enrollment.state is EnrollmentState.HELD:
+            enrollment.now_us = max(enrollment.now_us, until_us)
+            held, enrollment.held = enrollment.held, None
+            self.see(stored_input(held) if held else None, "resume", enrollment.now_us)
             self.run_steps(enrollment)
+        if remembered is None:
+            return
+        self.writable().remembered = None
+        event = stored_input(remembered.event) if remembered.event else None
+        self.see(event, remembered.cause, max(until_us, remembered.time_us))
+        if refusal(self.journey.newest, self.standing, remembered.time_us) == "goal":
+            self.refuse(self.journey.newest, remembered, "goal")
+        else:
+            self.enter(msgspec.structs.replace(remembered, time_us=self.at_us))
+
+    def remove(self, enrollment: Enrollment, time_us: int, cause: str) -> None:
+        enrollment.now_us = max(enrollment.now_us, time_us)
+        self.see(None, cause, enrollment.now_us)
+        self.leave_step(enrollment, cause)
+        self.end(enrollment, EnrollmentState.REMOVED, Kind.REMOVED)
 
     # What comes of it
-
-    def record(
-        self,
-        kind: Kind,
-        enrollment: Enrollment,
-        step: str = "",
-        *,
-        stage: int | None = None,
-        detail: Json | None = None,
-    ) -> None:
-        self.transitions.append(
-            Transition(
-                time_us=enrollment.now_us,
-                journey_id=self.plan.journey_id,
-                version=enrollment.version,
-                enrollment_id=enrollment.enrollment_id,
-                kind=kind,
-                stage=self.plan.stages[enrollment.stage if stage is None else stage].name,
-                step=step,
-                detail=detail or {},
-                cause=self.cause,
-            )
-        )
-
-    def writable(self) -> Standing:
-        """The standing, copied once before it is changed."""
-        if self.standing is self.before:
-            self.standing = msgspec.structs.replace(self.before)
-        return self.standing
-
-    def keep(self, enrollment: Enrollment) -> None:
-        self.writable().enrollment = enrollment
-
-    def cancel_timer(self, enrollment: Enrollment) -> None:
-        if enrollment.wake_us:
-            self.effects.append(CancelTimer(enrollment.timer_id))
-            enrollment.wake_us = 0
 
     def outcome(self) -> Outcome:
         """Keeps the open enrollment and asks for one wake-up at the earliest of its due times."""
         enrollment = self.enrollment
         if enrollment is not None:
-            due = next_due_us(self.plan, enrollment)
+            due = None if self.is_frozen else next_due_us(self.plan, enrollment)
             if due is not None and due != enrollment.wake_us:
                 self.cancel_timer(enrollment)
                 enrollment.wake_us = due

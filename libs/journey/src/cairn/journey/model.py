@@ -1,7 +1,8 @@
 """Owns what a journey is once nothing is wrong with it. Durations are in microseconds."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from cairn.rules import Criteria
 
@@ -12,6 +13,13 @@ class ReentryMode(enum.IntEnum):
     NEVER = 1
     UNLESS_GOAL_ACHIEVED = 2
     ALWAYS = 3
+
+
+class WhileActive(enum.IntEnum):
+    """What a new entry event does to an enrollment that is still on its way."""
+
+    IGNORE = 1
+    RESTART = 2
 
 
 class AudienceAction(enum.IntEnum):
@@ -29,6 +37,15 @@ class Reentry:
     mode: ReentryMode = ReentryMode.UNLESS_GOAL_ACHIEVED
     cooldown_us: int = 0
     max_entries: int = 0
+    while_active: WhileActive = WhileActive.IGNORE
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A stage of a journey to go on to; `stage` is empty for the first."""
+
+    journey_id: str
+    stage: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +66,31 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitUntil:
+    """Waits until a moment, in microseconds since the epoch; one that is past is over at once."""
+
+    moment_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitUntilTime:
+    """Waits until a time of day in the profile's zone, in minutes since midnight, on one of `weekdays` (0 is Monday)."""
+
+    minute: int
+    weekdays: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForCondition:
+    """Waits until a criteria holds or the timeout is over; each way has steps of its own."""
+
+    criteria: Criteria
+    timeout_us: int
+    met: tuple["Step", ...]
+    timed_out: tuple["Step", ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Activation:
     """Hands the profile to a destination; `channel` and `template` are resource names, `template` may be empty."""
 
@@ -58,16 +100,61 @@ class Activation:
 
 
 @dataclass(frozen=True, slots=True)
+class Branch:
+    """One branch of a decision."""
+
+    name: str
+    criteria: Criteria
+    steps: tuple["Step", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Takes the first branch whose criteria hold, `otherwise` if none does."""
+
+    branches: tuple[Branch, ...]
+    otherwise: tuple["Step", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One variant of an experiment, for `percent` of a hundred profiles."""
+
+    name: str
+    percent: int
+    steps: tuple["Step", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Spreads profiles over variants whose percentages sum to 100."""
+
+    variants: tuple[Variant, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """Ends the enrollment and begins another journey."""
+
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """Ends the flow of a stage."""
 
 
+StepKind: TypeAlias = (
+    Wait | WaitUntil | WaitUntilTime | WaitForCondition | Activation | Decision | Experiment | Jump | End
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step; `step_id` is given or derived from its place, as `cart/2`."""
+    """One step; `step_id` is given or derived from its place, as `cart/2`, or `cart/2/big/1` in a branch of it."""
 
     step_id: str
-    kind: Wait | Activation | End
+    kind: StepKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +169,11 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """A journey that can be run."""
+    """A journey that can be run.
+
+    `key` is the path of the event property that tells its enrollments apart, empty for none; `time_zone` is for profiles
+    that have none; `goal_target` is the journey that is begun when the goal is achieved.
+    """
 
     journey_id: str
     entry: Criteria
@@ -91,8 +182,19 @@ class Journey:
     skip_stages: bool
     exits: tuple[ExitCriterion, ...]
     stages: tuple[Stage, ...]
+    key: tuple[str, ...] = ()
+    time_zone: str = "UTC"
+    goal_target: Target | None = field(default=None)
 
-    @property
-    def elements(self) -> int:
-        """How many boxes the journey has: the entry criteria, each milestone and each step."""
-        return 1 + sum((stage.milestone is not None) + len(stage.steps) for stage in self.stages)
+
+def ways(kind: StepKind) -> tuple[tuple[str, tuple[Step, ...]], ...]:
+    """The named ways of a step that holds steps, in order; none for any other."""
+    match kind:
+        case WaitForCondition(met=met, timed_out=timed_out):
+            return ("met", met), ("timed_out", timed_out)
+        case Decision(branches=branches, otherwise=otherwise):
+            return (*((branch.name, branch.steps) for branch in branches), ("otherwise", otherwise))
+        case Experiment(variants=variants):
+            return tuple((variant.name, variant.steps) for variant in variants)
+        case _:
+            return ()

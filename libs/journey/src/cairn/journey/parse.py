@@ -1,61 +1,75 @@
 """Owns the way from a journey's message to its model, or to all that is wrong with it at once."""
 
+import re
+import zoneinfo
 from collections.abc import Sequence
-
-from google.protobuf.duration_pb2 import Duration
+from functools import lru_cache
+from typing import Final
 
 from cairn.api.definition.v1 import journey_pb2 as pb
 from cairn.journey import limits
-from cairn.journey.limits import describe_us
-from cairn.journey.model import (
-    Activation,
-    AudienceAction,
-    End,
-    ExitCriterion,
-    Journey,
-    Reentry,
-    ReentryMode,
-    Stage,
-    Step,
-    Wait,
-)
+from cairn.journey._reader import quote
+from cairn.journey._steps import StepReader
+from cairn.journey.model import ExitCriterion, Journey, Reentry, ReentryMode, Stage, Target, WhileActive
+from cairn.journey.references import loops_in
 from cairn.journey.violations import Violation
-from cairn.rules import Criteria, CriteriaError, Scope, compile_criteria
+from cairn.journey.walk import count_elements, short_name
+from cairn.rules import Criteria, Scope, compile_criteria
+
+__all__ = ["count_elements", "parse_journey", "short_name"]
+
+_KEY: Final = re.compile(r"event\.properties((?:\.[A-Za-z_][A-Za-z0-9_]*)+)", re.ASCII)
+_KEY_QUOTED: Final = re.compile(r"""event\.properties\[(?:"([^"\\]+)"|'([^'\\]+)')\]""")
+_NO_ENTRY: Final = compile_criteria("false", Scope.ENTRY)
 
 
 def parse_journey(message: pb.Journey) -> tuple[Journey | None, tuple[Violation, ...]]:
     """The journey that a message describes, or None and every violation, in the order of the fields.
 
-    What the journey names elsewhere (connections, templates) is taken to exist.
+    What the journey names elsewhere (connections, templates, segments, other journeys) is taken to exist.
     """
     parser = _Parser()
     journey = parser.journey(message)
     return (None if parser.violations else journey), tuple(parser.violations)
 
 
-def count_elements(message: pb.Journey) -> int:
-    """How many boxes a journey has, whether or not it is valid."""
-    return sum(bool(stage.entry) + bool(stage.milestone) + len(stage.steps) for stage in message.stages)
+@lru_cache(maxsize=1024)
+def is_time_zone(name: str) -> bool:
+    """Whether an IANA time zone of that name exists."""
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
 
 
-def short_name(collection: str, name: str) -> str:
-    """The id in a resource name of a collection: `journeys/welcome` and `welcome` both give `welcome`."""
-    return name.removeprefix(f"{collection}/")
-
-
-class _Parser:
+class _Parser(StepReader):
     """Reads one message and notes what is wrong; what it returns counts only when nothing was."""
 
-    def __init__(self) -> None:
-        self.violations: list[Violation] = []
-        self.step_ids: dict[str, str] = {}
-
-    def wrong(self, path: str, message: str) -> None:
-        self.violations.append(Violation(path, message))
-
     def journey(self, message: pb.Journey) -> Journey:
-        journey_id = self.identifier("name", short_name("journeys", message.name))
+        self.own_id = self.identifier("name", short_name("journeys", message.name))
         self.head(message)
+        self.size(message)
+        names = self.stage_names = self.names_of_stages(message)
+        goal, goal_target = self.goal(message)
+        journey = Journey(
+            journey_id=self.own_id,
+            entry=self.entry(message),
+            goal=goal,
+            reentry=self.reentry(message.reentry),
+            skip_stages=message.skip_stages if message.HasField("skip_stages") else True,
+            exits=self.exits("exit_criteria", message.exit_criteria, names, after=0),
+            stages=tuple(self.stage(message, index, names) for index in range(len(message.stages))),
+            key=self.key(message.key),
+            time_zone=self.time_zone(message.time_zone),
+            goal_target=goal_target,
+        )
+        # Of a journey that is not sound otherwise, ways can't be told.
+        if not self.violations:
+            self.violations += loops_in(message)
+        return journey
+
+    def size(self, message: pb.Journey) -> None:
         if not message.stages:
             self.wrong("stages", f"is empty; a journey has 1 to {limits.MAX_STAGES} stages")
         if len(message.stages) > limits.MAX_STAGES:
@@ -68,17 +82,6 @@ class _Parser:
                 f"has {elements} elements (the entry criteria, each milestone and each step count one); "
                 f"a real-time journey has at most {limits.MAX_ELEMENTS}",
             )
-        names = self.stage_names(message)
-        goal = self.criteria("goal.criteria", message.goal.criteria) if message.HasField("goal") else None
-        return Journey(
-            journey_id=journey_id,
-            entry=self.entry(message),
-            goal=goal,
-            reentry=self.reentry(message.reentry),
-            skip_stages=message.skip_stages if message.HasField("skip_stages") else True,
-            exits=self.exits("exit_criteria", message.exit_criteria, names, after=0),
-            stages=tuple(self.stage(message, index, names) for index in range(len(message.stages))),
-        )
 
     def head(self, message: pb.Journey) -> None:
         if message.type == pb.JOURNEY_TYPE_UNSPECIFIED:
@@ -92,20 +95,28 @@ class _Parser:
                 "purpose.description", f"has {length} characters; it has at most {limits.MAX_DESCRIPTION}"
             )
 
-    def identifier(self, path: str, value: str) -> str:
-        if not value:
-            self.wrong(path, f"is missing; it takes {limits.ID_RULE}")
-        elif not limits.ID_PATTERN.fullmatch(value):
-            self.wrong(path, f"is {_quote(value)}; it takes {limits.ID_RULE}")
-        return value
+    def key(self, source: str) -> tuple[str, ...]:
+        if not source:
+            return ()
+        if len(source) <= limits.MAX_KEY_BYTES:
+            if dotted := _KEY.fullmatch(source):
+                return tuple(dotted[1].split(".")[1:])
+            if quoted := _KEY_QUOTED.fullmatch(source):
+                return (quoted[1] or quoted[2],)
+        self.wrong("key", f"is {quote(source)}; it names an event property, as event.properties.cart_id")
+        return ()
 
-    def criteria(self, path: str, source: str, scope: Scope = Scope.ENROLLMENT) -> Criteria | None:
-        try:
-            return compile_criteria(source, scope)
-        except CriteriaError as error:
-            for problem in error.problems:
-                self.wrong(path, f"line {problem.line}, column {problem.column}: {problem.message}")
-            return None
+    def time_zone(self, name: str) -> str:
+        if name and not is_time_zone(name):
+            self.wrong("time_zone", f"is {quote(name)}, which is no IANA time zone; one is Asia/Tokyo")
+        return name or "UTC"
+
+    def goal(self, message: pb.Journey) -> tuple[Criteria | None, Target | None]:
+        if not message.HasField("goal"):
+            return None, None
+        goal = self.criteria("goal.criteria", message.goal.criteria)
+        target = message.goal.target if message.goal.HasField("target") else None
+        return goal, self.target("goal.target", target) if target is not None else None
 
     def entry(self, message: pb.Journey) -> Criteria:
         for index, stage in enumerate(message.stages[1:], start=1):
@@ -118,7 +129,7 @@ class _Parser:
         if message.stages and not source:
             self.wrong("stages[0].entry", "is missing; the first stage needs entry criteria")
         entry = self.criteria("stages[0].entry", source, Scope.ENTRY) if source else None
-        return entry or compile_criteria("false", Scope.ENTRY)
+        return entry or _NO_ENTRY
 
     def reentry(self, message: pb.Reentry) -> Reentry:
         mode = message.mode or pb.REENTRY_MODE_UNLESS_GOAL_ACHIEVED
@@ -134,23 +145,20 @@ class _Parser:
             self.wrong(
                 "reentry.max_entries", f"is {message.max_entries}; it is 0 (no limit) to {limits.MAX_ENTRIES}"
             )
-        return Reentry(ReentryMode(mode), cooldown, message.max_entries)
+        active = message.while_active or pb.WHILE_ACTIVE_IGNORE
+        if active not in pb.WhileActive.values():
+            self.wrong("reentry.while_active", f"is {active}, which is no rule; say IGNORE or RESTART")
+            active = pb.WHILE_ACTIVE_IGNORE
+        return Reentry(ReentryMode(mode), cooldown, message.max_entries, WhileActive(active))
 
-    def duration(self, path: str, message: Duration, least: int, most: int, what: str) -> int:
-        value = message.seconds * limits.SECOND_US + message.nanos // 1_000
-        if not least <= value <= most:
-            shortest = "more than 0" if least == 1 else describe_us(least)
-            self.wrong(path, f"is {describe_us(value)}; {what} {shortest} to {describe_us(most)}")
-        return value
-
-    def stage_names(self, message: pb.Journey) -> list[str]:
+    def names_of_stages(self, message: pb.Journey) -> list[str]:
         names: list[str] = []
         for index, stage in enumerate(message.stages):
             self.identifier(f"stages[{index}].name", stage.name)
             if stage.name and stage.name in names:
                 self.wrong(
                     f"stages[{index}].name",
-                    f"is {_quote(stage.name)}, as of stages[{names.index(stage.name)}]; names are unique",
+                    f"is {quote(stage.name)}, as of stages[{names.index(stage.name)}]; names are unique",
                 )
             names.append(stage.name)
         return names
@@ -172,7 +180,7 @@ class _Parser:
             name=message.name,
             milestone=milestone,
             exits=self.exits(f"{path}.exit_criteria", message.exit_criteria, names, after=index),
-            steps=self.steps(path, message),
+            steps=self.steps(f"{path}.steps", message.steps, message.name),
         )
 
     def exits(
@@ -187,7 +195,7 @@ class _Parser:
             if self.identifier(f"{place}.name", message.name) in seen:
                 self.wrong(
                     f"{place}.name",
-                    f"is {_quote(message.name)}, as of one before; names are unique in their list",
+                    f"is {quote(message.name)}, as of one before; names are unique in their list",
                 )
             seen.add(message.name)
             exits.append(self.exit(place, message, names, after))
@@ -218,72 +226,13 @@ class _Parser:
         if to not in names:
             self.wrong(
                 f"{path}.to",
-                f"names the stage {_quote(to)}, which does not exist; there are {', '.join(names)}",
+                f"names the stage {quote(to)}, which does not exist; there are {', '.join(names)}",
             )
         elif (index := names.index(to)) <= after:
             self.wrong(
                 f"{path}.to",
-                f"names the stage {_quote(to)}, which is not a later one; an exit leads on or out, never back",
+                f"names the stage {quote(to)}, which is not a later one; an exit leads on or out, never back",
             )
         else:
             return index
         return None
-
-    def steps(self, path: str, stage: pb.Stage) -> tuple[Step, ...]:
-        steps: list[Step] = []
-        ended = False
-        for number, message in enumerate(stage.steps):
-            place = f"{path}.steps[{number}]"
-            if ended:
-                self.wrong(place, "cannot be reached: an end step stands before it")
-            if message.name:
-                self.identifier(f"{place}.name", message.name)
-            step_id = message.name or f"{stage.name}/{number + 1}"
-            if step_id in self.step_ids:
-                self.wrong(
-                    f"{place}.name",
-                    f"is {_quote(step_id)}, as of {self.step_ids[step_id]}; ids of steps are unique in a journey",
-                )
-            self.step_ids[step_id] = place
-            kind = self.kind(place, message)
-            ended = isinstance(kind, End)
-            steps.append(Step(step_id, kind))
-        return tuple(steps)
-
-    def kind(self, path: str, message: pb.Step) -> Wait | Activation | End:
-        match message.WhichOneof("kind"):
-            case "wait":
-                return Wait(self.wait(f"{path}.wait", message.wait))
-            case "activation":
-                return self.activation(f"{path}.activation", message.activation)
-            case "end":
-                return End()
-            case _:
-                self.wrong(path, "does nothing; give it a wait, an activation or an end")
-                return End()
-
-    def wait(self, path: str, message: pb.Wait) -> int:
-        if not message.HasField("duration"):
-            self.wrong(f"{path}.duration", "is missing; write it as 90s, 3h or 24d")
-            return 0
-        return self.duration(f"{path}.duration", message.duration, 1, limits.MAX_WAIT_US, "a wait lasts")
-
-    def activation(self, path: str, message: pb.Activation) -> Activation:
-        channel = short_name("connections", message.channel)
-        template = short_name("templates", message.template)
-        self.identifier(f"{path}.channel", channel)
-        if template:
-            self.identifier(f"{path}.template", template)
-        if message.action not in pb.AudienceAction.values():
-            self.wrong(f"{path}.action", f"is {message.action}, which is no action; say ADD or REMOVE")
-            return Activation(channel, template, AudienceAction.NONE)
-        return Activation(
-            f"connections/{channel}",
-            f"templates/{template}" if template else "",
-            AudienceAction(message.action),
-        )
-
-
-def _quote(value: str) -> str:
-    """A value as a violation shows it: quoted, and not longer than a line."""
-    return repr(value if len(value) <= 80 else value[:77] + "...")

@@ -1,11 +1,28 @@
-"""Owns what a published version compiles to: a flat, immutable program that the machine walks."""
+"""Owns what a published version compiles to: a flat, immutable program that the machine walks, and its rules by stage."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
 
 from cairn.journey import limits
-from cairn.journey.model import Activation, AudienceAction, ExitCriterion, Journey, Reentry, Step, Wait
-from cairn.rules import Criteria
+from cairn.journey.model import (
+    Activation,
+    AudienceAction,
+    Decision,
+    End,
+    ExitCriterion,
+    Experiment,
+    Journey,
+    Jump,
+    Reentry,
+    Step,
+    Target,
+    Wait,
+    WaitForCondition,
+    WaitUntil,
+    WaitUntilTime,
+)
+from cairn.rules import Criteria, CriteriaError, Scope, compile_criteria
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +31,34 @@ class WaitInstruction:
 
     step_id: str
     duration_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitUntilInstruction:
+    """Stop here until a moment."""
+
+    step_id: str
+    moment_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitUntilTimeInstruction:
+    """Stop here until a time of day in the profile's zone."""
+
+    step_id: str
+    minute: int
+    weekdays: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForConditionInstruction:
+    """Stop here until a criteria holds, then go on at `met`, or until the timeout, then at `timed_out`."""
+
+    step_id: str
+    criteria: Criteria
+    timeout_us: int
+    met: int
+    timed_out: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +72,55 @@ class ActivateInstruction:
 
 
 @dataclass(frozen=True, slots=True)
+class DecideInstruction:
+    """Go on at the first of (name, criteria, instruction) that holds; one without criteria always does."""
+
+    step_id: str
+    branches: tuple[tuple[str, Criteria | None, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentInstruction:
+    """Go on at the first of (name, bound in percent, instruction) whose bound lies above the profile's hash."""
+
+    step_id: str
+    variants: tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GotoInstruction:
+    """Go on elsewhere: where the ways of a step meet again."""
+
+    to: int
+
+
+@dataclass(frozen=True, slots=True)
+class JumpInstruction:
+    """End here and begin another journey."""
+
+    step_id: str
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
 class RestInstruction:
     """Rest in the stage: an end step, or the end of the stage's steps (then `step_id` is empty)."""
 
     step_id: str
 
 
-Instruction = WaitInstruction | ActivateInstruction | RestInstruction
+WaitingInstruction: TypeAlias = (
+    WaitInstruction | WaitUntilInstruction | WaitUntilTimeInstruction | WaitForConditionInstruction
+)
+Instruction: TypeAlias = (
+    WaitingInstruction
+    | ActivateInstruction
+    | DecideInstruction
+    | ExperimentInstruction
+    | GotoInstruction
+    | JumpInstruction
+    | RestInstruction
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +133,26 @@ class StagePlan:
     exits: tuple[ExitCriterion, ...]
 
 
+class Rule(NamedTuple):
+    """One rule of precedence where somebody is: its name on the timeline, when it holds (by a criteria, or staleness), where it
+    leads (a stage's index, None: out), and the name of the exit that it is."""
+
+    name: str
+    criteria: Criteria | None
+    to: int | None
+    exit: ExitCriterion | None = None
+
+
+GOAL = "goal"
+"""The name of the rule that ends with GOAL_ACHIEVED."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One version of a journey, ready to run. An enrollment is a position in `program`."""
+    """One version of a journey, ready to run. An enrollment is a position in `program`.
+
+    `segments` are the criteria of the segments that the version was published with.
+    """
 
     journey_id: str
     version: int
@@ -56,17 +160,26 @@ class Plan:
     stages: tuple[StagePlan, ...]
     entry: Criteria
     goal: Criteria | None
+    goal_target: Target | None
     exits: tuple[ExitCriterion, ...]
     reentry: Reentry
     skip_stages: bool
     rest_us: int
+    key: tuple[str, ...]
+    time_zone: str
+    segments: Mapping[str, Criteria]
     reads_entry: bool = field(init=False)
+    reads_behavior: bool = field(init=False)
+    _rules: dict[tuple[int, str | None], tuple[Rule, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "reads_entry", any(criteria.reads_entry for criteria in self.criteria()))
+        every = tuple(self.criteria())
+        object.__setattr__(self, "reads_entry", any(criteria.reads_entry for criteria in every))
+        object.__setattr__(self, "reads_behavior", any(criteria.reads_behavior for criteria in every))
+        object.__setattr__(self, "_rules", {})
 
-    def criteria(self) -> Iterable[Criteria]:
-        """Every criteria of the plan."""
+    def criteria(self) -> Iterator[Criteria]:
+        """Every criteria of the plan, those of its segments last."""
         yield self.entry
         if self.goal:
             yield self.goal
@@ -75,6 +188,12 @@ class Plan:
             if stage.milestone:
                 yield stage.milestone
             yield from (exit.criteria for exit in stage.exits if exit.criteria)
+        for instruction in self.program:
+            if isinstance(instruction, WaitForConditionInstruction):
+                yield instruction.criteria
+            elif isinstance(instruction, DecideInstruction):
+                yield from (criteria for _, criteria, _ in instruction.branches if criteria)
+        yield from self.segments.values()
 
     @property
     def event_names(self) -> frozenset[str] | None:
@@ -92,60 +211,139 @@ class Plan:
         exits = [exit for exit in self.exits if exit.to is None]
         return not (self.goal or exits or self.stages[-1].exits)
 
+    def rules(self, stage: int, event_name: str | None) -> tuple[Rule, ...]:
+        """The rules 1 to 4 that an input can meet in a stage, in order of precedence: the goal, exits of the journey, exits of
+        the stage, milestones from the furthest on. `event_name` is None for an input that is no event."""
+        rules = self._rules.get((stage, event_name))
+        if rules is None:
+            rules = tuple(rule for rule in self.every_rule(stage) if _can_hold(rule.criteria, event_name))
+            # Names come from the journey's criteria or are as good as one: whatever the caller sends, few are kept.
+            if len(self._rules) < 4096:
+                self._rules[stage, event_name] = rules
+        return rules
 
-@dataclass(frozen=True)
-class LiveJourney:
-    """A journey as it is served: the newest version takes new enrollments, the others keep those they have."""
-
-    plans: Mapping[int, Plan]
-    newest: Plan = field(init=False)
-    event_names: frozenset[str] | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "newest", self.plans[max(self.plans)])
-        names: frozenset[str] | None = frozenset()
-        for plan in self.plans.values():
-            more = plan.event_names
-            names = None if names is None or more is None else names | more
-        object.__setattr__(self, "event_names", names)
-
-    @property
-    def journey_id(self) -> str:
-        """The journey's id."""
-        return self.newest.journey_id
+    def every_rule(self, stage: int) -> Iterator[Rule]:
+        """The rules 1 to 4 that are there in a stage, in order of precedence, whatever the input."""
+        if self.goal is not None:
+            yield Rule(GOAL, self.goal, None)
+        for exit in self.exits:
+            # An exit of the journey that leads to a stage says nothing to those who are there already, or past it.
+            if exit.to is None or exit.to > stage:
+                yield Rule(f"exit {exit.name}", exit.criteria, exit.to, exit)
+        for exit in self.stages[stage].exits:
+            yield Rule(f"exit {exit.name}", exit.criteria, exit.to, exit)
+        last = len(self.stages) - 2
+        for index in range(last if self.skip_stages else min(stage, last), stage - 1, -1):
+            yield Rule(f"milestone {self.stages[index].name}", self.stages[index].milestone, index + 1)
 
 
-def compile_plan(journey: Journey, version: int, *, speed: int = 1) -> Plan:
-    """The plan of a journey's version. `speed` divides every duration, timeout and staleness, for demos and tests."""
-    program: list[Instruction] = []
+def compile_plan(
+    journey: Journey, version: int, *, speed: int = 1, segments: Mapping[str, str] | None = None
+) -> Plan:
+    """The plan of a journey's version. `speed` divides every duration, timeout and staleness, for demos and tests.
+
+    `segments` are the sources of the segments' criteria; one that can't be compiled is known to nobody.
+    """
+    program = _Program(speed)
     stages = []
     for stage in journey.stages:
-        stages.append(StagePlan(stage.name, len(program), stage.milestone, _faster(stage.exits, speed)))
-        program += [_instruction(step, speed) for step in stage.steps]
-        program.append(RestInstruction(""))
+        start = len(program.instructions)
+        stages.append(StagePlan(stage.name, start, stage.milestone, _faster(stage.exits, speed)))
+        program.steps(stage.steps)
+        program.instructions.append(RestInstruction(""))
+    rules = journey.reentry
     return Plan(
         journey_id=journey.journey_id,
         version=version,
-        program=tuple(program),
+        program=tuple(program.instructions),
         stages=tuple(stages),
         entry=journey.entry,
         goal=journey.goal,
+        goal_target=journey.goal_target,
         exits=_faster(journey.exits, speed),
-        reentry=Reentry(
-            journey.reentry.mode, journey.reentry.cooldown_us // speed, journey.reentry.max_entries
-        ),
+        reentry=Reentry(rules.mode, rules.cooldown_us // speed, rules.max_entries, rules.while_active),
         skip_stages=journey.skip_stages,
         rest_us=limits.REST_US // speed,
+        key=journey.key,
+        time_zone=journey.time_zone,
+        segments=_compile_segments(segments or {}),
     )
 
 
-def _instruction(step: Step, speed: int) -> Instruction:
-    kind = step.kind
-    if isinstance(kind, Wait):
-        return WaitInstruction(step.step_id, max(1, kind.duration_us // speed))
-    if isinstance(kind, Activation):
-        return ActivateInstruction(step.step_id, kind.channel, kind.template, kind.action)
-    return RestInstruction(step.step_id)
+class _Program:
+    """Writes steps one behind the other; what a way jumps over is known only when it is written."""
+
+    def __init__(self, speed: int) -> None:
+        self.instructions: list[Instruction] = []
+        self._speed = speed
+
+    def steps(self, steps: Iterable[Step]) -> None:
+        for step in steps:
+            self._step(step)
+
+    def _step(self, step: Step) -> None:
+        write = self.instructions.append
+        match step.kind:
+            case Wait(duration_us=duration):
+                write(WaitInstruction(step.step_id, self._faster(duration)))
+            case WaitUntil(moment_us=moment):
+                write(WaitUntilInstruction(step.step_id, moment))
+            case WaitUntilTime(minute=minute, weekdays=weekdays):
+                write(WaitUntilTimeInstruction(step.step_id, minute, weekdays))
+            case Activation() as made:
+                write(ActivateInstruction(step.step_id, made.channel, made.template, made.action))
+            case Jump(target=target):
+                write(JumpInstruction(step.step_id, target))
+            case End():
+                write(RestInstruction(step.step_id))
+            case WaitForCondition() as wait:
+                place = self._reserve()
+                met, timed_out = self._ways([wait.met, wait.timed_out])
+                timeout = self._faster(wait.timeout_us)
+                self.instructions[place] = WaitForConditionInstruction(
+                    step.step_id, wait.criteria, timeout, met, timed_out
+                )
+            case Decision(branches=branches, otherwise=otherwise):
+                place = self._reserve()
+                starts = self._ways([*(branch.steps for branch in branches), otherwise])
+                named = [(branch.name, branch.criteria) for branch in branches] + [("otherwise", None)]
+                self.instructions[place] = DecideInstruction(
+                    step.step_id,
+                    tuple((name, test, start) for (name, test), start in zip(named, starts, strict=True)),
+                )
+            case Experiment(variants=variants):
+                place = self._reserve()
+                starts = self._ways([variant.steps for variant in variants])
+                bound, arms = 0, []
+                for variant, start in zip(variants, starts, strict=True):
+                    bound += variant.percent
+                    arms.append((variant.name, bound, start))
+                self.instructions[place] = ExperimentInstruction(step.step_id, tuple(arms))
+
+    def _reserve(self) -> int:
+        self.instructions.append(GotoInstruction(0))
+        return len(self.instructions) - 1
+
+    def _ways(self, ways: list[tuple[Step, ...]]) -> list[int]:
+        """Writes ways that meet again behind the last; returns where each begins. An empty one begins where they meet."""
+        starts, ends = [], []
+        for steps in ways:
+            starts.append(len(self.instructions) if steps else -1)
+            if steps:
+                self.steps(steps)
+                ends.append(self._reserve())
+        meeting = len(self.instructions)
+        if ends and ends[-1] == meeting - 1:
+            # The last way runs on by itself.
+            self.instructions.pop()
+            ends.pop()
+            meeting -= 1
+        for place in ends:
+            self.instructions[place] = GotoInstruction(meeting)
+        return [meeting if start < 0 else start for start in starts]
+
+    def _faster(self, duration_us: int) -> int:
+        return max(1, duration_us // self._speed)
 
 
 def _faster(exits: tuple[ExitCriterion, ...], speed: int) -> tuple[ExitCriterion, ...]:
@@ -153,3 +351,21 @@ def _faster(exits: tuple[ExitCriterion, ...], speed: int) -> tuple[ExitCriterion
         ExitCriterion(exit.name, exit.criteria, exit.stale_us and max(1, exit.stale_us // speed), exit.to)
         for exit in exits
     )
+
+
+def _compile_segments(sources: Mapping[str, str]) -> dict[str, Criteria]:
+    compiled = {}
+    for name, source in sources.items():
+        try:
+            compiled[name] = compile_criteria(source, Scope.SEGMENT)
+        except CriteriaError:
+            continue
+    return compiled
+
+
+def _can_hold(criteria: Criteria | None, event_name: str | None) -> bool:
+    """Whether a criteria can hold on an input; staleness, which has none, can on an input that is no event."""
+    if criteria is None:
+        return event_name is None
+    needed = criteria.event_names_needed
+    return needed is None or (event_name is not None and event_name in needed)

@@ -1,7 +1,9 @@
-"""Owns who may begin a journey again, and what the enrollment that begins is called."""
+"""Owns who may begin a journey again, what the enrollment that begins is called, and what has to be remembered of it."""
 
 from hashlib import blake2b
 
+from cairn.journey.limits import GOAL_MEMORY_US, REST_US
+from cairn.journey.live import LiveJourney
 from cairn.journey.model import ReentryMode
 from cairn.journey.plan import Plan
 from cairn.journey.state import Standing
@@ -10,7 +12,7 @@ from cairn.journey.state import Standing
 def refusal(plan: Plan, standing: Standing, time_us: int) -> str:
     """Why somebody who meets the entry criteria at a time may not begin: `goal`, `mode`, `cooldown` or `maximum`; "" when they may."""
     rules = plan.reentry
-    if plan.goal is not None and time_us < standing.goal_us:
+    if plan.goal is not None and time_us < standing.goal_us <= time_us + GOAL_MEMORY_US:
         return "goal"
     if standing.entries and rules.mode is ReentryMode.NEVER:
         return "mode"
@@ -23,10 +25,28 @@ def refusal(plan: Plan, standing: Standing, time_us: int) -> str:
     return ""
 
 
-def enrollment_id_of(profile_id: str, journey_id: str, cause: str, time_us: int, entries: int) -> str:
-    """Derived from what began it, so that the same input gives the same id whenever it is run.
+def enrollment_id_of(
+    profile_id: str, journey_id: str, key: str, cause: str, time_us: int, standing: Standing
+) -> str:
+    """Derived from profile, journey, key and cause, so that the same input gives the same id whenever it is run.
 
-    Two changes of a profile may come in one instant: the count of entries before tells what they begin apart.
+    Two changes of a profile may come in one instant: the enrollment before, and the count of entries, tell apart what they begin.
     """
-    key = "\0".join((profile_id, journey_id, cause, str(time_us), str(entries)))
-    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
+    before = standing.enrollment.enrollment_id if standing.enrollment else ""
+    parts = (profile_id, journey_id, key, cause, str(time_us), str(standing.entries), before)
+    return blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
+
+
+def is_needed(journey: LiveJourney, standing: Standing, now_us: int) -> bool:
+    """Whether the standing with one key's value has to be kept: it is open, or the rules of re-entry will ask for it.
+
+    Who ended stays visible for 24 days. Without a key a profile has one standing with a journey, which is always kept.
+    """
+    enrollment, rules = standing.enrollment, journey.newest.reentry
+    if standing.remembered is not None or (enrollment is not None and enrollment.is_open):
+        return True
+    if rules.mode is not ReentryMode.ALWAYS or rules.max_entries:
+        return bool(standing.entries) or now_us - standing.goal_us <= GOAL_MEMORY_US
+    if now_us - standing.last_entry_us <= rules.cooldown_us or now_us - standing.goal_us <= GOAL_MEMORY_US:
+        return True
+    return enrollment is not None and now_us - enrollment.end_us <= REST_US

@@ -2,30 +2,39 @@
 
 import enum
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from cairn.journey.behavior import Tracks, event_view
 from cairn.journey.model import AudienceAction
+from cairn.journey.times import to_us
 
 Json = dict[str, Any]
 """A JSON object: text, numbers, booleans, None, lists and objects."""
 
 
 class EnrollmentState(enum.IntEnum):
-    """Where an enrollment is; the numbers are those of the contract. From COMPLETED on it has ended."""
+    """Where an enrollment is; the numbers are those of the contract. WAITING, RESTING and HELD are open, all others have ended."""
 
     WAITING = 1
     RESTING = 2
     COMPLETED = 3
     GOAL_ACHIEVED = 4
     EXITED = 5
+    HELD = 6
+    JUMPED = 7
+    RESTARTED = 8
+    REMOVED = 9
 
     @property
     def is_open(self) -> bool:
         """Whether the enrollment goes on."""
-        return self <= EnrollmentState.RESTING
+        return self in OPEN_STATES
+
+
+OPEN_STATES = frozenset({EnrollmentState.WAITING, EnrollmentState.RESTING, EnrollmentState.HELD})
+"""The states of an enrollment that goes on."""
 
 
 class Kind(enum.IntEnum):
@@ -44,6 +53,11 @@ class Kind(enum.IntEnum):
     EXITED = 11
     COMPLETED = 12
     ENTRY_REFUSED = 13
+    BRANCH_TAKEN = 14
+    JUMPED = 15
+    RESTARTED = 16
+    REMOVED = 17
+    MIGRATED = 18
 
 
 class PendingActivation(msgspec.Struct, frozen=True, array_like=True):
@@ -59,7 +73,8 @@ class Enrollment(msgspec.Struct, array_like=True):
 
     `position` is the instruction at which it stands; `wait_until_us` is set while a wait is open, `rest_us` from when it
     came to rest. `now_us` is its logical time. `wake_us` is the due time of the one timer that the Scheduler holds for it
-    (0: none), whose id is made from `wake_number`. `entry` is the event that began it, `latest` the last one that reached it.
+    (0: none), whose id is made from `wake_number`. `entry` is the event that began it, `latest` the last one that reached
+    it, `held` the one that its steps will see when a paused journey resumes.
     """
 
     enrollment_id: str
@@ -79,11 +94,12 @@ class Enrollment(msgspec.Struct, array_like=True):
     pending: tuple[PendingActivation, ...] = ()
     entry: Json | None = None
     latest: Json | None = None
+    held: Json | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether it goes on."""
-        return self.state <= EnrollmentState.RESTING
+        return self.state in OPEN_STATES
 
     @property
     def timer_id(self) -> str:
@@ -91,11 +107,27 @@ class Enrollment(msgspec.Struct, array_like=True):
         return f"{self.enrollment_id}.t{self.wake_number}"
 
 
+class RememberedEntry(msgspec.Struct, frozen=True, array_like=True):
+    """What would have begun an enrollment while the journey was paused, and does when it resumes.
+
+    `event` is None when a change of the profile would have; `stage`, `entry` and `latest` are those of a jump.
+    """
+
+    time_us: int
+    cause: str
+    id_cause: str
+    event: Json | None = None
+    stage: str | None = None
+    entry: Json | None = None
+    latest: Json | None = None
+
+
 class Standing(msgspec.Struct, array_like=True):
-    """How one profile stands with one journey: its entry history, and its enrollment, open or the last that ended.
+    """How one profile stands with one journey, or with one key's value in a keyed one: its entry history, and its enrollment,
+    open or the last that ended.
 
     `achieved` says that the goal ended an enrollment once; `goal_us` is the time of the last input that met the goal,
-    enrolled or not (0: none).
+    enrolled or not (0: none). `pauses` counts the pauses of the journey that the enrollment has lived through.
     """
 
     entries: int = 0
@@ -103,30 +135,41 @@ class Standing(msgspec.Struct, array_like=True):
     achieved: bool = False
     goal_us: int = 0
     enrollment: Enrollment | None = None
+    pauses: int = 0
+    remembered: RememberedEntry | None = None
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """What the machine may know of a profile: its id and its attributes, empty when it was never described."""
+    """What the machine may know of a profile: its id, its attributes, empty when it was never described, its time zone, empty
+    when it has none, and its behavior."""
 
     profile_id: str
     attributes: Mapping[str, Any] = {}
+    time_zone: str = ""
+    behavior: Tracks = {}
 
 
-class EventInput(msgspec.Struct, frozen=True):
+class EventInput:
     """An event, at its own time and never later than its arrival. `view` is what criteria read: name, properties, occur_time."""
 
-    event_id: str
-    time_us: int
-    view: Mapping[str, Any]
+    __slots__ = ("_stored", "event_id", "time_us", "view")
+
+    def __init__(self, event_id: str, time_us: int, view: Mapping[str, Any]) -> None:
+        self.event_id = event_id
+        self.time_us = time_us
+        self.view = view
+        self._stored: Json | None = None
 
     def stored(self) -> Json:
-        """The event as an enrollment keeps it and a message shows it."""
-        return {
-            "event_id": self.event_id,
-            "name": self.view["name"],
-            "occur_time": self.view["occur_time"].isoformat(),
-            "properties": self.view["properties"],
-        }
+        """The event as an enrollment keeps it and a message shows it; made once."""
+        if self._stored is None:
+            self._stored = {
+                "event_id": self.event_id,
+                "name": self.view["name"],
+                "occur_time": self.view["occur_time"].isoformat(),
+                "properties": self.view["properties"],
+            }
+        return self._stored
 
 
 class TimerInput(msgspec.Struct, frozen=True):
@@ -137,10 +180,9 @@ class TimerInput(msgspec.Struct, frozen=True):
 
 
 class ProfileInput(msgspec.Struct, frozen=True):
-    """A change of the profile, at its arrival. `previous` are the attributes that it had until then."""
+    """A change of the profile, at its arrival."""
 
     time_us: int
-    previous: Mapping[str, Any]
 
 
 class ReceiptInput(msgspec.Struct, frozen=True):
@@ -149,7 +191,30 @@ class ReceiptInput(msgspec.Struct, frozen=True):
     activation_id: str
 
 
-Input = EventInput | TimerInput | ProfileInput | ReceiptInput
+class LifeInput(msgspec.Struct, frozen=True):
+    """An operator paused, resumed or ended the journey: act on what the journey says of itself, as of `time_us`."""
+
+    time_us: int
+
+
+class StartInput(msgspec.Struct, frozen=True):
+    """A jump or a goal's target arrives from another enrollment, at its logical time.
+
+    `event` is the event of the input at hand, None where it is none; `entry` is what begins the enrollment: that event, else the
+    one that began the other; `latest` is carried over. `steps` is how many have run for the input so far.
+    """
+
+    time_us: int
+    stage: str
+    from_journey: str
+    from_enrollment: str
+    event: Json | None
+    entry: Json | None
+    latest: Json | None
+    steps: int
+
+
+Input = EventInput | TimerInput | ProfileInput | ReceiptInput | LifeInput | StartInput
 
 
 class ScheduleTimer(msgspec.Struct, frozen=True):
@@ -190,7 +255,14 @@ class WithdrawActivation(msgspec.Struct, frozen=True):
     reason: str
 
 
-Effect = ScheduleTimer | CancelTimer | RequestActivation | WithdrawActivation
+class StartJourney(msgspec.Struct, frozen=True):
+    """Begin another journey with this input, in the same transaction."""
+
+    journey_id: str
+    start: StartInput
+
+
+Effect = ScheduleTimer | CancelTimer | RequestActivation | WithdrawActivation | StartJourney
 
 
 class Transition(msgspec.Struct, frozen=True):
@@ -217,12 +289,13 @@ class Outcome(msgspec.Struct, frozen=True):
     failures: int = 0
 
 
+def stored_input(stored: Json) -> EventInput:
+    """A stored event as an input again."""
+    view = event_view(stored)
+    assert view is not None
+    return EventInput(stored["event_id"], to_us(stored["occur_time"]), view)
+
+
 def entry_view(stored: Json | None) -> Mapping[str, Any] | None:
     """A stored event as criteria read it."""
-    if stored is None:
-        return None
-    return {
-        "name": stored["name"],
-        "properties": stored["properties"],
-        "occur_time": datetime.fromisoformat(stored["occur_time"]),
-    }
+    return event_view(stored)

@@ -20,6 +20,7 @@ from cairn.evaluator.lane import Lane, LaneSettings
 from cairn.evaluator.peers import Activation, Scheduler
 from cairn.evaluator.relay import Relay
 from cairn.evaluator.settings import EvaluatorSettings
+from cairn.evaluator.sweeper import SWEEP_SECONDS, Sweeper
 from cairn.evaluator.watch import JourneyWatch
 from cairn.evaluator.wire import DAY_US
 from cairn.postgres.database import Database, migrate_service
@@ -68,6 +69,7 @@ def _assemble(settings: EvaluatorSettings, database: Database) -> ServiceSpec:
             watch,
             relay,
             Lanes(lanes),
+            Loop("sweeper", Sweeper(database.pool, book, lanes).sweep, SWEEP_SECONDS),
         ),
     )
 

@@ -12,7 +12,9 @@ from cairn.api.scheduler.v1 import scheduler_pb2
 from cairn.api.scheduler.v1.scheduler_pb2_grpc import TimerSinkServiceServicer
 from cairn.evaluator import operations
 from cairn.evaluator.book import JourneyBook
+from cairn.evaluator.explaining import explain
 from cairn.evaluator.intake import Intake
+from cairn.evaluator.simulating import run_once, run_pages, simulation_of
 from cairn.postgres.pool import Pool
 from cairn.runtime.clock import to_duration
 from cairn.runtime.errors import CairnError
@@ -30,6 +32,9 @@ ROLES = {
     "GetEnrollment": Role.READ,
     "ListEnrollments": Role.READ,
     "GetTimeline": Role.READ,
+    "Explain": Role.READ,
+    "Simulate": Role.READ,
+    "SimulateOnce": Role.READ,
 }
 TIMER_SINK_ROLES = {"FireTimers": Role.OPERATE}
 RECEIPT_SINK_ROLES = {"DeliverReceipts": Role.OPERATE}
@@ -119,6 +124,22 @@ class EvaluatorApi(EvaluatorServiceServicer):
 
     async def GetTimeline(self, request: pb.GetTimelineRequest, context: _Context) -> pb.GetTimelineResponse:
         return await operations.get_timeline(self._pool, self._bucket_count, request)
+
+    async def Explain(self, request: pb.ExplainRequest, context: _Context) -> pb.ExplainResponse:
+        return await explain(self._pool, self._bucket_count, self._book, request)
+
+    async def Simulate(
+        self, request: pb.SimulateRequest, context: _Context
+    ) -> AsyncIterator[pb.SimulateResponse]:
+        for page in run_pages(simulation_of(self._book, request)):
+            yield pb.SimulateResponse(transitions=page)
+            # Between pages events and timers have their turn.
+            await asyncio.sleep(0)
+
+    async def SimulateOnce(
+        self, request: pb.SimulateOnceRequest, context: _Context
+    ) -> pb.SimulateOnceResponse:
+        return run_once(simulation_of(self._book, request.simulation))
 
 
 class TimerSinkApi(TimerSinkServiceServicer):

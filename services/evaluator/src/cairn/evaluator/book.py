@@ -1,22 +1,35 @@
-"""Owns which journeys are served: their plans, and which events and profiles concern them."""
+"""Owns which journeys are served: their plans and lives, and the revision of Definition that they stand for."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import structlog
 
 from cairn.api.definition.v1 import journey_pb2
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
 from cairn.evaluator import metrics
-from cairn.journey.parse import parse_journey, short_name
-from cairn.journey.plan import LiveJourney, Plan, compile_plan
+from cairn.journey.live import LiveJourney, LiveJourneys, Pause, PauseMode
+from cairn.journey.parse import parse_journey
+from cairn.journey.plan import Plan, compile_plan
+from cairn.journey.walk import short_name
+from cairn.runtime.clock import from_timestamp
 from cairn.runtime.errors import CairnError
 
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A change of a journey's life that ends its open enrollments, and when it did."""
+
+    journey_id: str
+    revision: int
+    time_us: int
+
+
 class JourneyBook:
-    """The journeys that this process serves, and the revision of Definition that they stand for.
+    """The journeys that this process serves.
 
     `speed` divides every duration as a plan is made. Until a first revision has come nothing is known, and no event
     can be taken: it might concern a journey.
@@ -25,12 +38,10 @@ class JourneyBook:
     def __init__(self, speed: int) -> None:
         self._speed = speed
         self._plans: dict[str, dict[int, Plan]] = {}
-        self._journeys: dict[str, LiveJourney] = {}
-        self._by_event: dict[str, tuple[LiveJourney, ...]] = {}
-        self._by_any_event: tuple[LiveJourney, ...] = ()
-        self._by_profile: tuple[LiveJourney, ...] = ()
+        self._lives: dict[str, journey_pb2.JourneyLife] = {}
         self._revision: int | None = None
         self._moved = asyncio.Condition()
+        self.live = LiveJourneys()
 
     @property
     def revision(self) -> int:
@@ -44,15 +55,7 @@ class JourneyBook:
 
     def get(self, journey_id: str) -> LiveJourney | None:
         """A journey, or None."""
-        return self._journeys.get(journey_id)
-
-    def concerned_by_event(self, name: str) -> tuple[LiveJourney, ...]:
-        """The journeys that events of this name reach."""
-        return self._by_event.get(name, self._by_any_event)
-
-    def concerned_by_profile(self) -> tuple[LiveJourney, ...]:
-        """The journeys that a change of a profile can begin, or whose goal it can meet."""
-        return self._by_profile
+        return self.live.get(journey_id)
 
     def require(self) -> None:
         """Raises NOT_READY before the first revision."""
@@ -74,18 +77,51 @@ class JourneyBook:
             async with self._moved:
                 await self._moved.wait_for(lambda: self.revision >= revision)
 
-    async def add(self, revision: int, versions: Iterable[journey_pb2.JourneyVersion]) -> None:
-        """Serves versions, and says that they complete a revision. Versions that are known already stay as they are."""
+    async def add(
+        self,
+        revision: int,
+        versions: Iterable[journey_pb2.JourneyVersion],
+        lives: Iterable[journey_pb2.JourneyLife] = (),
+    ) -> None:
+        """Serves versions and lives, and says that they complete a revision. What is known already stays as it is."""
         added = [plan for version in versions if (plan := self._plan(version)) is not None]
-        if added:
-            for plan in added:
-                self._plans.setdefault(plan.journey_id, {})[plan.version] = plan
-            self._index()
+        for plan in added:
+            self._plans.setdefault(plan.journey_id, {})[plan.version] = plan
+        newer = [life for life in lives if self._is_newer(life)]
+        for life in newer:
+            self._lives[short_name("journeys", life.journey)] = life
+        if added or newer:
+            self.live = LiveJourneys(self._journey(journey_id) for journey_id in self._plans)
         if self._revision is None or revision > self._revision:
             self._revision = revision
             metrics.REVISION.set(revision)
             async with self._moved:
                 self._moved.notify_all()
+
+    def removals(self) -> Iterator[Removal]:
+        """The lives that end open enrollments: by a pause that drops them, or by the journey's end."""
+        for journey_id, life in self._lives.items():
+            moments = [
+                from_timestamp(pause.pause_time)
+                for pause in life.pauses
+                if pause.mode == journey_pb2.PAUSE_MODE_DROP
+            ]
+            if life.removes:
+                moments.append(from_timestamp(life.end_time))
+            if moments and journey_id in self._plans:
+                yield Removal(journey_id, life.revision, max(moments))
+
+    def resumed(self) -> dict[str, int]:
+        """The journeys that were paused and are no more, each with the end of its last pause."""
+        found = {}
+        for journey in self.live:
+            if journey.pauses and journey.pauses[-1].until_us is not None:
+                found[journey.journey_id] = journey.pauses[-1].until_us
+        return found
+
+    def _is_newer(self, life: journey_pb2.JourneyLife) -> bool:
+        known = self._lives.get(short_name("journeys", life.journey))
+        return known is None or life.revision > known.revision
 
     def _plan(self, version: journey_pb2.JourneyVersion) -> Plan | None:
         journey_id = short_name("journeys", version.journey.name)
@@ -98,26 +134,32 @@ class JourneyBook:
                 "journey_not_understood", journey=journey_id, version=version.version, why=str(violations[0])
             )
             return None
-        return compile_plan(journey, version.version, speed=self._speed)
+        segments = {short_name("segments", each.name): each.criteria for each in version.segments}
+        return compile_plan(journey, version.version, speed=self._speed, segments=segments)
 
-    def _index(self) -> None:
-        journeys = {journey_id: LiveJourney(dict(plans)) for journey_id, plans in self._plans.items()}
-        everyone = [journey for journey in journeys.values() if journey.event_names is None]
-        by_event: dict[str, list[LiveJourney]] = {}
-        for journey in journeys.values():
-            for name in journey.event_names or ():
-                by_event.setdefault(name, list(everyone)).append(journey)
-        self._journeys = journeys
-        self._by_any_event = tuple(everyone)
-        self._by_event = {name: tuple(concerned) for name, concerned in by_event.items()}
-        self._by_profile = tuple(journey for journey in journeys.values() if _reads_profile(journey.newest))
+    def _journey(self, journey_id: str) -> LiveJourney:
+        life = self._lives.get(journey_id, journey_pb2.JourneyLife())
+        return LiveJourney(
+            dict(self._plans[journey_id]),
+            pauses=tuple(_pause(each) for each in life.pauses),
+            end_us=from_timestamp(life.end_time) if life.HasField("end_time") else None,
+            removes=life.removes,
+        )
 
 
-def _reads_profile(plan: Plan) -> bool:
-    """Whether a change of a profile alone can begin the journey or meet its goal."""
-    return plan.entry.reads_profile or (plan.goal is not None and plan.goal.reads_profile)
+def _pause(message: journey_pb2.Pause) -> Pause:
+    return Pause(
+        PauseMode(message.mode or journey_pb2.PAUSE_MODE_FREEZE),
+        from_timestamp(message.pause_time),
+        from_timestamp(message.resume_time) if message.HasField("resume_time") else None,
+    )
 
 
 def parse_versions(documents: Sequence[bytes]) -> list[journey_pb2.JourneyVersion]:
     """Stored versions as messages."""
     return [journey_pb2.JourneyVersion.FromString(document) for document in documents]
+
+
+def parse_lives(documents: Sequence[bytes]) -> list[journey_pb2.JourneyLife]:
+    """Stored lives as messages."""
+    return [journey_pb2.JourneyLife.FromString(document) for document in documents]

@@ -1,6 +1,6 @@
 """Owns what a batch does to one profile: runs the machine over its arrivals, in order. No I/O, no clock."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -13,32 +13,40 @@ from cairn.evaluator.book import JourneyBook
 from cairn.evaluator.inputs import (
     Arrival,
     EventArrival,
+    LifeArrival,
     ProfileArrival,
     ReceiptArrival,
     Result,
     TimerArrival,
 )
+from cairn.evaluator.recent import RecentInput, remember
 from cairn.evaluator.store import ProfileRow, ProfileWrite, RowKind, TimelineRow, to_json
 from cairn.evaluator.wire import MAX_ITEM_BYTES, Refused, too_large_profile
-from cairn.journey.machine import UnknownVersionError, advance
-from cairn.journey.plan import LiveJourney
-from cairn.journey.state import Effect, Input, Profile, ProfileInput, Standing, Transition
+from cairn.journey.behavior import Track, Tracks
+from cairn.journey.dispatch import Dispatched, dispatch_event, dispatch_profile, dispatch_to
+from cairn.journey.machine import UnknownVersionError
+from cairn.journey.state import Effect, Profile, Standing, Transition
 
 log = structlog.get_logger()
 
 _STANDINGS = msgspec.json.Decoder(dict[str, Standing])
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
+_TRACKS = msgspec.json.Decoder(dict[str, Track])
+_RECENT = msgspec.json.Decoder(tuple[RecentInput, ...])
 
 
 @dataclass(slots=True)
 class ProfileState:
-    """A profile in memory. `revision` is the stored one; 0 when there is no such profile."""
+    """A profile in memory. `revision` is the stored one; 0 when there is no such profile. `standings` are by their ids,
+    `recent` are the last events that reached a journey and changed nothing in it."""
 
     profile_id: str
     revision: int = 0
     attributes: dict[str, Any] = field(default_factory=dict)
     time_zone: str = ""
     standings: dict[str, Standing] = field(default_factory=dict)
+    behavior: Tracks = field(default_factory=dict)
+    recent: tuple[RecentInput, ...] = ()
 
 
 def decode_profile(row: ProfileRow) -> ProfileState:
@@ -49,18 +57,20 @@ def decode_profile(row: ProfileRow) -> ProfileState:
         _OBJECT.decode(row.attributes),
         row.time_zone,
         _STANDINGS.decode(row.standings),
+        _TRACKS.decode(row.behavior) if row.behavior else {},
+        _RECENT.decode(row.recent) if row.recent else (),
     )
 
 
 def decode_standings(text: str) -> dict[str, Standing]:
-    """Stored standings by the id of their journey."""
+    """Stored standings by their ids."""
     return _STANDINGS.decode(text)
 
 
 @dataclass(slots=True)
 class Evaluated:
     """What came of a profile's arrivals. `state` is the profile afterwards, with the revision it will have if `write` wins;
-    `write` is None when nothing is to be stored. `results` has one for each arrival."""
+    `write` is None when nothing is to be stored. `results` has one for each arrival; `effects` come with their standing's id."""
 
     state: ProfileState
     results: list[Result | Refused]
@@ -83,12 +93,11 @@ class _Evaluation:
     """One profile in one batch. Copies what it changes."""
 
     def __init__(self, book: JourneyBook, state: ProfileState) -> None:
-        self.book = book
+        self.live = book.live
         self.before = state
-        self.attributes = state.attributes
-        self.time_zone = state.time_zone
         self.standings = dict(state.standings)
-        self.profile = Profile(state.profile_id, state.attributes)
+        self.recent = state.recent
+        self.profile = Profile(state.profile_id, state.attributes, state.time_zone, state.behavior)
         self.changed = False
         self.out = Evaluated(state, [])
 
@@ -109,119 +118,134 @@ class _Evaluation:
         return self.out
 
     def one(self, arrival: Arrival) -> Result | Refused:
-        """One arrival, all or nothing: what a failure left behind is taken back."""
-        standings, effects, transitions = (
-            dict(self.standings),
-            len(self.out.effects),
-            len(self.out.transitions),
-        )
+        """One arrival, all or nothing: the machine works on copies, so that a failure leaves nothing behind."""
         try:
             return self.take(arrival)
         except UnknownVersionError:
-            result: Result | Refused = Result.LATER
+            return Result.LATER
         except Refused as refusal:
-            result = refusal
+            return refusal
         except Exception as error:
             metrics.INPUTS_FAILED.inc()
             log.error("machine_failed", input=type(arrival).__name__, exc_info=error)
-            result = Result.FAILED
-        self.standings = standings
-        del self.out.effects[effects:], self.out.transitions[transitions:]
-        return result
+            return Result.FAILED
 
     def take(self, arrival: Arrival) -> Result:
         match arrival:
             case EventArrival():
-                for journey in self.book.concerned_by_event(arrival.event.view["name"]):
-                    self.advance(journey, arrival.event)
-                self.out.event_ids.append((arrival.profile_id, arrival.event.event_id))
-                self.changed = True
-                return Result.ACTED_ON
+                return self.take_event(arrival)
             case TimerArrival():
-                return self.take_timer(arrival)
+                done = self.dispatch_to(arrival.standing_id, arrival.timer)
+                return Result.ACTED_ON if done else Result.STALE
+            case LifeArrival():
+                return self.take_life(arrival)
             case ReceiptArrival():
                 return self.take_receipt(arrival)
             case ProfileArrival():
                 return self.take_profile(arrival)
 
-    def take_timer(self, arrival: TimerArrival) -> Result:
-        if arrival.journey_id not in self.standings:
-            return Result.STALE
-        journey = self.book.get(arrival.journey_id)
-        if journey is None:
-            raise UnknownVersionError(arrival.journey_id)
-        return Result.ACTED_ON if self.advance(journey, arrival.timer) else Result.STALE
+    def take_event(self, arrival: EventArrival) -> Result:
+        done = dispatch_event(self.live, self.profile, self.standings, arrival.event)
+        self.apply(done)
+        for journey_id in done.quiet:
+            self.recent = remember(self.recent, journey_id, arrival.event)
+        self.out.event_ids.append((arrival.profile_id, arrival.event.event_id))
+        self.changed = True
+        return Result.ACTED_ON
 
     def take_receipt(self, arrival: ReceiptArrival) -> Result:
         self.out.receipts.append(_receipt_row(arrival))
-        for journey_id, standing in self.standings.items():
+        for standing_id, standing in self.standings.items():
             enrollment = standing.enrollment
             if enrollment is not None and enrollment.enrollment_id == arrival.enrollment_id:
-                journey = self.book.get(journey_id)
-                if journey is None:
-                    raise UnknownVersionError(journey_id)
-                return Result.ACTED_ON if self.advance(journey, arrival.receipt) else Result.STALE
+                return Result.ACTED_ON if self.dispatch_to(standing_id, arrival.receipt) else Result.STALE
         return Result.STALE
 
+    def take_life(self, arrival: LifeArrival) -> Result:
+        """Tells all that the profile has to do with a journey what became of the journey."""
+        journey_id, result = arrival.journey_id, Result.STALE
+        for standing_id in [each for each in self.standings if each.partition("/")[0] == journey_id]:
+            if self.dispatch_to(standing_id, arrival.life):
+                result = Result.ACTED_ON
+        return result
+
     def take_profile(self, arrival: ProfileArrival) -> Result:
-        attributes = merge(self.attributes, arrival)
-        time_zone = arrival.time_zone or self.time_zone
-        if attributes == self.attributes and time_zone == self.time_zone and self.before.revision:
+        before = self.profile
+        attributes = merge(dict(before.attributes), arrival)
+        time_zone = arrival.time_zone or before.time_zone
+        if attributes == before.attributes and time_zone == before.time_zone and self.before.revision:
             return Result.ACTED_ON
         size = len(msgspec.json.encode(attributes)) + len(arrival.profile_id)
         if size > MAX_ITEM_BYTES:
             raise too_large_profile(size)
-        before = self.attributes, self.time_zone, self.profile
-        self.attributes, self.time_zone = attributes, time_zone
-        self.profile = Profile(arrival.profile_id, attributes)
-        try:
-            for journey in self.concerned():
-                self.advance(journey, ProfileInput(arrival.arrival_us, before[0]))
-        except Exception:
-            self.attributes, self.time_zone, self.profile = before
-            raise
+        after = Profile(arrival.profile_id, attributes, time_zone, before.behavior)
+        self.apply(dispatch_profile(self.live, before, after, self.standings, arrival.arrival_us))
         self.changed = True
         return Result.ACTED_ON
 
-    def concerned(self) -> list[LiveJourney]:
-        """The journeys that a change of this profile reaches: those that it is in, and those that it could begin."""
-        journeys = {journey.journey_id: journey for journey in self.book.concerned_by_profile()}
-        for journey_id, standing in self.standings.items():
-            if standing.enrollment is not None and standing.enrollment.is_open:
-                journey = self.book.get(journey_id)
-                if journey is None:
-                    raise UnknownVersionError(journey_id)
-                journeys[journey_id] = journey
-        return list(journeys.values())
+    def dispatch_to(self, standing_id: str, input: Any) -> bool:
+        """Runs the machine for one standing; whether anything changed."""
+        return self.apply(dispatch_to(self.live, self.profile, self.standings, standing_id, input))
 
-    def advance(self, journey: LiveJourney, input: Input) -> bool:
-        """Runs the machine; whether anything changed."""
-        journey_id = journey.journey_id
-        standing = self.standings.get(journey_id) or Standing()
-        outcome = advance(journey, self.profile, standing, input)
-        if outcome.failures:
-            metrics.CRITERIA_FAILED.labels(journey_id).inc(outcome.failures)
-        if outcome.effects:
-            self.out.effects.append((journey_id, outcome.effects))
-        self.out.transitions += outcome.transitions
-        if outcome.standing is standing:
-            return False
-        self.standings[journey_id] = outcome.standing
-        self.changed = True
-        return True
+    def apply(self, done: Dispatched) -> bool:
+        """Takes over what came of one input; whether a standing changed."""
+        if done.unserved:
+            # Published as one set, but not all of it has come yet.
+            raise UnknownVersionError(done.unserved[0])
+        for journey_id, failures in done.failures.items():
+            metrics.CRITERIA_FAILED.labels(journey_id).inc(failures)
+        self.profile = done.profile
+        self.out.effects += [each for each in done.effects if each[1]]
+        self.out.transitions += done.transitions
+        for standing_id, standing in done.standings.items():
+            if standing is None:
+                self.standings.pop(standing_id, None)
+            else:
+                self.standings[standing_id] = standing
+        if done.standings:
+            self.changed = True
+        return bool(done.standings)
 
     def finish(self) -> None:
-        revision = self.before.revision + 1
-        profile_id = self.before.profile_id
-        described = self.attributes is not self.before.attributes
+        before, profile = self.before, self.profile
+        revision = before.revision + 1
+        attributes = dict(profile.attributes)
+        described = profile.attributes is not before.attributes
         self.out.write = ProfileWrite(
-            profile_id,
+            profile.profile_id,
             revision,
-            to_json(self.attributes) if described or revision == 1 else None,
-            self.time_zone,
+            to_json(attributes) if described or revision == 1 else None,
+            profile.time_zone,
             to_json(self.standings),
+            to_json(profile.behavior) if profile.behavior is not before.behavior else None,
+            to_json(self.recent) if self.recent is not before.recent else None,
+            held_in(self.standings),
         )
-        self.out.state = ProfileState(profile_id, revision, self.attributes, self.time_zone, self.standings)
+        self.out.state = ProfileState(
+            profile.profile_id,
+            revision,
+            attributes if described else before.attributes,
+            profile.time_zone,
+            self.standings,
+            profile.behavior,
+            self.recent,
+        )
+
+
+def held_in(standings: Mapping[str, Standing]) -> list[str] | None:
+    """The journeys whose pause holds something: a step, an entry, or a wake-up that came meanwhile. None where nothing is held."""
+    found = {
+        standing_id.partition("/")[0]
+        for standing_id, standing in standings.items()
+        if standing.remembered is not None
+        # Time always does something to an open enrollment in the end, unless its clock stands still.
+        or (
+            standing.enrollment is not None
+            and not standing.enrollment.wake_us
+            and standing.enrollment.is_open
+        )
+    }
+    return sorted(found) or None
 
 
 def merge(attributes: dict[str, Any], arrival: ProfileArrival) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cairn.evaluator.wire import Refused
-from cairn.journey.state import EventInput, ReceiptInput, TimerInput
+from cairn.journey.state import EventInput, LifeInput, ReceiptInput, TimerInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +20,20 @@ class EventArrival:
 
 @dataclass(frozen=True, slots=True)
 class TimerArrival:
-    """A due timer; `journey_id` is the payload that it was scheduled with."""
+    """A due timer; `standing_id` is the payload that it was scheduled with."""
+
+    profile_id: str
+    standing_id: str
+    timer: TimerInput
+
+
+@dataclass(frozen=True, slots=True)
+class LifeArrival:
+    """An operator paused, resumed or ended a journey that the profile stands somehow with."""
 
     profile_id: str
     journey_id: str
-    timer: TimerInput
+    life: LifeInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,7 @@ class ProfileArrival:
     arrival_us: int
 
 
-Arrival = EventArrival | TimerArrival | ReceiptArrival | ProfileArrival
+Arrival = EventArrival | TimerArrival | LifeArrival | ReceiptArrival | ProfileArrival
 
 
 class Result(enum.Enum):

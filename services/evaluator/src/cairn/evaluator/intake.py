@@ -77,7 +77,7 @@ class Intake:
             except Refused as refusal:
                 taken.refusals.append((index, refusal))
                 continue
-            if self._book.concerned_by_event(event.name):
+            if self._book.live.concerned_by_event(event.name):
                 arrivals.append(EventArrival(event.profile_id, to_event_input(event, time_us)))
                 places.append(index)
         of_no_concern = len(events) - len(taken.refusals) - len(arrivals)

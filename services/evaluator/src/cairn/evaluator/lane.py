@@ -21,6 +21,7 @@ from cairn.evaluator.inputs import (
     Arrival,
     EventArrival,
     Item,
+    LifeArrival,
     ProfileArrival,
     ReceiptArrival,
     Result,
@@ -322,6 +323,7 @@ def _observe(arrival: Arrival, result: Result | Refused) -> None:
 _KINDS: dict[type[Arrival], str] = {
     EventArrival: "event",
     TimerArrival: "timer",
+    LifeArrival: "life",
     ReceiptArrival: "receipt",
     ProfileArrival: "profile",
 }

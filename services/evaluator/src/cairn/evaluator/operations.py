@@ -28,7 +28,8 @@ MAX_PAGE = 1_000
 _SCAN_ROWS = 500
 # One call reads no more profiles than this, however few of them its filters let through.
 _MAX_SCANNED = 20_000
-_END_OF_TIME_US = 253_402_214_400_000_000
+END_OF_TIME_US = 253_402_214_400_000_000
+"""The last day of the year 9999: where a timeline read backwards begins."""
 
 _TRANSITIONS = msgspec.json.Decoder(list[Transition])
 _ANY = msgspec.json.Decoder(list[Any])
@@ -51,7 +52,7 @@ async def get_enrollment(pool: Pool, bucket_count: int, book: JourneyBook, name:
     """One enrollment; NOT_FOUND."""
     profile_part, slash, enrollment_id = name.rpartition("/enrollments/")
     if not slash or not enrollment_id:
-        raise _wrong_name("name", name, "profiles/{profile_id}/enrollments/{enrollment_id}")
+        raise wrong_name("name", name, "profiles/{profile_id}/enrollments/{enrollment_id}")
     profile_id = profile_id_of("name", profile_part)
     rows = await _load(pool, bucket_count, profile_id)
     for row in rows:
@@ -107,8 +108,8 @@ async def get_timeline(
     size = page_size(request.page_size)
     bucket = bucket_of(profile_id, bucket_count)
     # The row that the last page ended in, and how many of its entries were told.
-    time_us, row_id, told = _decode(request.page_token, (_END_OF_TIME_US, 0, 0))
-    first = min(time_us, _END_OF_TIME_US), row_id
+    time_us, row_id, told = _decode(request.page_token, (END_OF_TIME_US, 0, 0))
+    first = min(time_us, END_OF_TIME_US), row_id
     with translate_errors():
         rows = await store.read_timeline(pool, bucket, profile_id, first, size + 1)
     if not rows and not request.page_token:
@@ -135,7 +136,7 @@ def profile_id_of(field: str, name: str) -> str:
     """The profile's id in its resource name."""
     profile_id = name.removeprefix("profiles/")
     if profile_id == name or not profile_id or "\0" in profile_id:
-        raise _wrong_name(field, name, "profiles/{profile_id}")
+        raise wrong_name(field, name, "profiles/{profile_id}")
     return profile_id
 
 
@@ -155,10 +156,10 @@ def _enrollments(
     book: JourneyBook, row: ProfileRow, journey_id: str, states: Collection[int]
 ) -> list[pb.Enrollment]:
     return [
-        to_enrollment(row.profile_id, book.get(each), each, standing.enrollment)
+        to_enrollment(row.profile_id, book.get(each.partition("/")[0]), each, standing.enrollment)
         for each, standing in decode_standings(row.standings).items()
         if standing.enrollment is not None
-        and (not journey_id or each == journey_id)
+        and (not journey_id or each.partition("/")[0] == journey_id)
         and (not states or standing.enrollment.state in states)
     ]
 
@@ -213,11 +214,12 @@ def _journey_id(name: str) -> str:
     """The journey's id in its resource name; empty when none is given."""
     journey_id = short_name("journeys", name)
     if journey_id and not ID_PATTERN.fullmatch(journey_id):
-        raise _wrong_name("journey", name, "journeys/{id}")
+        raise wrong_name("journey", name, "journeys/{id}")
     return journey_id
 
 
-def _wrong_name(field: str, name: str, pattern: str) -> Exception:
+def wrong_name(field: str, name: str, pattern: str) -> Exception:
+    """INVALID_ARGUMENT for a resource name that is none of its kind."""
     return invalid(
         f"{field} is no resource name of its kind.",
         [FieldViolation(field, f"is {name[:80]!r}; write it as {pattern}")],

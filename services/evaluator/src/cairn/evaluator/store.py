@@ -24,7 +24,7 @@ class RowKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ProfileRow:
-    """A profile as stored; `attributes` and `standings` are JSON texts."""
+    """A profile as stored; `attributes`, `standings`, `behavior` and `recent` are JSON texts, the last two may be empty."""
 
     profile_id: str
     revision: int
@@ -32,17 +32,25 @@ class ProfileRow:
     time_zone: str
     standings: str
     update_us: int
+    behavior: str = ""
+    recent: str = ""
 
 
 @dataclass(slots=True)
 class ProfileWrite:
-    """A profile as it shall be: `revision` is one more than what was read, `attributes` None when they stay."""
+    """A profile as it shall be: `revision` is one more than what was read; `attributes`, `behavior` and `recent` None when they stay.
+
+    `held_in` are the journeys in whose pause something of it is held, None where nothing is.
+    """
 
     profile_id: str
     revision: int
     attributes: str | None
     time_zone: str
     standings: str
+    behavior: str | None = None
+    recent: str | None = None
+    held_in: list[str] | None = None
 
 
 @dataclass(slots=True)
@@ -83,7 +91,7 @@ class Appendix:
 
 
 _LOAD_PROFILES = """
-SELECT profile_id, revision, attributes, time_zone, standings, update_time
+SELECT profile_id, revision, attributes, time_zone, standings, update_time, behavior, recent
 FROM profiles WHERE bucket = $1 AND profile_id = ANY($2::text[])
 """
 
@@ -114,15 +122,20 @@ async def find_seen(
 # The swap: an absent profile counts as revision 0. Rows come in the order of the arrays, which is the order of the keys, so that two
 # writers that meet cannot wait for each other in a ring.
 _SWAP = """
-INSERT INTO profiles AS p (bucket, profile_id, revision, attributes, time_zone, standings, update_time)
-SELECT $1, u.profile_id, u.revision, u.attributes::json, u.time_zone, u.standings::json, $7
-FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[])
-    AS u (profile_id, revision, attributes, time_zone, standings)
+INSERT INTO profiles AS p (bucket, profile_id, revision, attributes, time_zone, standings, behavior, recent, held_in,
+    update_time)
+SELECT $1, u.profile_id, u.revision, u.attributes::json, u.time_zone, u.standings::json, u.behavior::json, u.recent::json,
+    string_to_array(u.held_in, ','), $10
+FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[])
+    AS u (profile_id, revision, attributes, time_zone, standings, behavior, recent, held_in)
 ON CONFLICT (bucket, profile_id) DO UPDATE SET
     revision = excluded.revision,
     attributes = coalesce(excluded.attributes, p.attributes),
     time_zone = excluded.time_zone,
     standings = excluded.standings,
+    behavior = coalesce(excluded.behavior, p.behavior),
+    recent = coalesce(excluded.recent, p.recent),
+    held_in = excluded.held_in,
     update_time = excluded.update_time
 WHERE p.bucket = $1 AND p.revision = excluded.revision - 1
 RETURNING p.profile_id
@@ -144,6 +157,9 @@ async def swap_profiles(
         [write.attributes for write in writes],
         [write.time_zone for write in writes],
         [write.standings for write in writes],
+        [write.behavior for write in writes],
+        [write.recent for write in writes],
+        [write.held_in and ",".join(write.held_in) for write in writes],
         to_datetime(now_us),
     )
     return {row[0] for row in rows}
@@ -290,8 +306,9 @@ async def read_timeline(
 
 # The text is searched, for Postgres can't read a document that holds \u0000 anywhere; who is found too much is left out later.
 _LIST_PROFILES = """
-SELECT profile_id, revision, attributes, time_zone, standings, update_time FROM profiles
-WHERE bucket = $1 AND profile_id > $2 AND ($3::text = '' OR strpos(standings::text, '"' || $3 || '":') > 0)
+SELECT profile_id, revision, attributes, time_zone, standings, update_time, behavior, recent FROM profiles
+WHERE bucket = $1 AND profile_id > $2 AND ($3::text = ''
+    OR strpos(standings::text, '"' || $3 || '":') > 0 OR strpos(standings::text, '"' || $3 || '/') > 0)
 ORDER BY profile_id LIMIT $4
 """
 
@@ -302,13 +319,15 @@ async def list_profiles(db: Pool, bucket: int, after: str, journey_id: str, limi
 
 
 _READ_VERSIONS = "SELECT document FROM journey_versions ORDER BY revision, journey_id"
+_READ_LIVES = "SELECT document FROM journey_lives ORDER BY revision"
 _READ_REVISION = "SELECT revision FROM journey_revision"
 
 
-async def read_journeys(db: Pool) -> tuple[int | None, list[bytes]]:
-    """The revision up to which journeys are known (None: none ever came) and their versions as serialized messages."""
+async def read_journeys(db: Pool) -> tuple[int | None, list[bytes], list[bytes]]:
+    """The revision up to which journeys are known (None: none ever came), their versions and their lives as serialized messages."""
     revision = await db.fetchval(_READ_REVISION)
-    return revision, [row[0] for row in await db.fetch(_READ_VERSIONS)]
+    versions = [row[0] for row in await db.fetch(_READ_VERSIONS)]
+    return revision, versions, [row[0] for row in await db.fetch(_READ_LIVES)]
 
 
 _WRITE_VERSIONS = """
@@ -321,14 +340,62 @@ ON CONFLICT (only_row) DO UPDATE SET revision = greatest(journey_revision.revisi
 """
 
 
-async def write_journeys(db: Pool, revision: int, versions: Sequence[tuple[str, int, int, bytes]]) -> None:
-    """Keeps versions, as (journey_id, version, revision, serialized message), and the revision that they complete."""
+_WRITE_LIVES = """
+INSERT INTO journey_lives (journey_id, revision, document)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::bytea[]) AS u (journey_id, revision, document) ORDER BY journey_id
+ON CONFLICT (journey_id) DO UPDATE SET revision = excluded.revision, document = excluded.document
+WHERE journey_lives.revision < excluded.revision
+"""
+
+
+async def write_journeys(
+    db: Pool,
+    revision: int,
+    versions: Sequence[tuple[str, int, int, bytes]],
+    lives: Sequence[tuple[str, int, bytes]] = (),
+) -> None:
+    """Keeps versions, as (journey_id, version, revision, serialized message), lives, as (journey_id, revision, serialized message)
+    of each journey once, and the revision that they complete."""
     async with db.acquire() as connection, connection.transaction():
         if versions:
             await connection.execute(
                 _WRITE_VERSIONS, *(list(column) for column in zip(*versions, strict=True))
             )
+        if lives:
+            await connection.execute(_WRITE_LIVES, *(list(column) for column in zip(*lives, strict=True)))
         await connection.execute(_WRITE_REVISION, revision)
+
+
+_LIST_HELD = """
+SELECT profile_id, held_in FROM profiles
+WHERE bucket = $1 AND held_in IS NOT NULL AND profile_id > $2 AND held_in && $3::text[]
+ORDER BY profile_id LIMIT $4
+"""
+
+
+async def list_held(
+    db: Pool, bucket: int, after: str, journey_ids: Sequence[str], limit: int
+) -> list[tuple[str, list[str]]]:
+    """Profiles of a bucket of which something is held in one of these journeys, in order of id, with all the journeys that hold."""
+    rows = await db.fetch(_LIST_HELD, bucket, after, journey_ids, limit)
+    return [(row[0], row[1]) for row in rows]
+
+
+_READ_REMOVALS = "SELECT journey_id, revision FROM removals WHERE bucket = $1"
+_WRITE_REMOVAL = """
+INSERT INTO removals (bucket, journey_id, revision) VALUES ($1, $2, $3)
+ON CONFLICT (bucket, journey_id) DO UPDATE SET revision = greatest(removals.revision, excluded.revision)
+"""
+
+
+async def read_removals(db: Pool, bucket: int) -> dict[str, int]:
+    """Up to which revision of each journey's life the open enrollments of a bucket have been removed, by journey."""
+    return {row[0]: row[1] for row in await db.fetch(_READ_REMOVALS, bucket)}
+
+
+async def write_removal(db: Pool, bucket: int, journey_id: str, revision: int) -> None:
+    """Says that what a journey's life removes has been removed in a bucket."""
+    await db.execute(_WRITE_REMOVAL, bucket, journey_id, revision)
 
 
 async def keep_partitions(db: Pool, today: date, dedup_days: int, timeline_days: int) -> None:
@@ -348,9 +415,16 @@ def utc_day(time_us: int) -> date:
 
 
 def _profile(row: asyncpg.Record) -> ProfileRow:
-    profile_id, revision, attributes, time_zone, standings, updated = row
+    profile_id, revision, attributes, time_zone, standings, updated, behavior, recent = row
     return ProfileRow(
-        profile_id, revision, attributes or "{}", time_zone or "", standings or "{}", from_datetime(updated)
+        profile_id,
+        revision,
+        attributes or "{}",
+        time_zone or "",
+        standings or "{}",
+        from_datetime(updated),
+        behavior or "",
+        recent or "",
     )
 
 

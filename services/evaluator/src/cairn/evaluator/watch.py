@@ -10,7 +10,7 @@ import structlog
 from cairn.api.definition.v1 import definition_pb2, journey_pb2
 from cairn.api.definition.v1.definition_pb2_grpc import DefinitionServiceStub
 from cairn.evaluator import store
-from cairn.evaluator.book import JourneyBook, parse_versions
+from cairn.evaluator.book import JourneyBook, parse_lives, parse_versions
 from cairn.journey.parse import short_name
 from cairn.postgres.pool import Pool, is_unavailable
 
@@ -60,9 +60,9 @@ class JourneyWatch:
 
     async def reload(self) -> None:
         """Serves what any replica has kept; called too when an enrollment is in a version that is not known here."""
-        revision, documents = await store.read_journeys(self._pool)
+        revision, versions, lives = await store.read_journeys(self._pool)
         if revision is not None:
-            await self._book.add(revision, parse_versions(documents))
+            await self._book.add(revision, parse_versions(versions), parse_lives(lives))
 
     async def _run(self) -> None:
         failures = 0
@@ -89,11 +89,28 @@ class JourneyWatch:
             call.cancel()
 
     async def _take(self, answer: definition_pb2.WatchJourneysResponse) -> None:
-        if answer.versions or answer.revision > self._book.revision or not self._book.is_known:
-            await store.write_journeys(self._pool, answer.revision, [_row(each) for each in answer.versions])
-            await self._book.add(answer.revision, answer.versions)
-            if answer.versions:
-                log.info("journeys_served", revision=answer.revision, versions=len(answer.versions))
+        if (
+            answer.versions
+            or answer.lives
+            or answer.revision > self._book.revision
+            or not self._book.is_known
+        ):
+            # A life that changed twice comes once more: only the newest counts.
+            lives = {life.journey: life for life in answer.lives}
+            await store.write_journeys(
+                self._pool,
+                answer.revision,
+                [_row(each) for each in answer.versions],
+                [_life_row(lives[name]) for name in sorted(lives)],
+            )
+            await self._book.add(answer.revision, answer.versions, lives.values())
+            if answer.versions or lives:
+                log.info(
+                    "journeys_served",
+                    revision=answer.revision,
+                    versions=len(answer.versions),
+                    lives=len(lives),
+                )
         await self._stub.AcknowledgeRevision(
             definition_pb2.AcknowledgeRevisionRequest(watcher=self._watcher, revision=self._book.revision)
         )
@@ -110,3 +127,7 @@ class JourneyWatch:
 def _row(version: journey_pb2.JourneyVersion) -> tuple[str, int, int, bytes]:
     journey_id = short_name("journeys", version.journey.name)
     return journey_id, version.version, version.revision, version.SerializeToString()
+
+
+def _life_row(life: journey_pb2.JourneyLife) -> tuple[str, int, bytes]:
+    return short_name("journeys", life.journey), life.revision, life.SerializeToString()

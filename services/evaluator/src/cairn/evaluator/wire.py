@@ -1,9 +1,7 @@
 """Owns the way between messages and the domain: events and profiles in, effects and views out."""
 
 import math
-import zoneinfo
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +13,9 @@ from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
 from cairn.api.evaluator.v1 import evaluator_pb2 as pb
 from cairn.api.scheduler.v1 import scheduler_pb2
 from cairn.evaluator.store import OutboxRow
-from cairn.journey.plan import LiveJourney, WaitInstruction
+from cairn.journey.live import LiveJourney
+from cairn.journey.parse import is_time_zone
+from cairn.journey.plan import WaitingInstruction
 from cairn.journey.state import (
     CancelTimer,
     Effect,
@@ -117,16 +117,6 @@ def too_large_profile(size: int) -> Refused:
     )
 
 
-@lru_cache(maxsize=1024)
-def is_time_zone(name: str) -> bool:
-    """Whether an IANA time zone of that name exists."""
-    try:
-        zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        return False
-    return True
-
-
 def _check_id(value: str, field: str, reason: ErrorReason.ValueType) -> None:
     if not value:
         raise Refused(reason, f"{field} is missing")
@@ -179,8 +169,9 @@ class Outgoing:
         self.activations: list[activation_pb2.Activation] = []
         self.withdrawals: list[activation_pb2.Withdrawal] = []
 
-    def add(self, profile_id: str, journey_id: str, effects: Sequence[Effect]) -> None:
-        """Adds one profile's effects, in order."""
+    def add(self, profile_id: str, standing_id: str, effects: Sequence[Effect]) -> None:
+        """Adds the effects of one standing of a profile, in order."""
+        journey_id, _, _ = standing_id.partition("/")
         for effect in effects:
             match effect:
                 case ScheduleTimer():
@@ -188,7 +179,7 @@ class Outgoing:
                         timer_id=effect.timer_id,
                         key=profile_id,
                         due_time=to_timestamp(effect.due_us),
-                        payload=journey_id.encode(),
+                        payload=standing_id.encode(),
                     )
                 case CancelTimer():
                     # One that was asked for in this very batch has not left yet.
@@ -245,9 +236,10 @@ def version_name(journey_id: str, version: int) -> str:
 
 
 def to_enrollment(
-    profile_id: str, journey: LiveJourney | None, journey_id: str, state: Enrollment
+    profile_id: str, journey: LiveJourney | None, standing_id: str, state: Enrollment
 ) -> pb.Enrollment:
     """An enrollment as callers see it. Without its journey's plan the stage and the step stay empty."""
+    journey_id, _, key = standing_id.partition("/")
     message = pb.Enrollment(
         name=f"profiles/{profile_id}/enrollments/{state.enrollment_id}",
         journey_version=version_name(journey_id, state.version),
@@ -256,12 +248,13 @@ def to_enrollment(
         stage_enter_time=to_timestamp(state.stage_enter_us),
         exit=state.exit,
         pending_activations=[each.activation_id for each in state.pending],
+        key=key,
     )
     plan = journey.plans.get(state.version) if journey else None
     if plan:
         message.stage = plan.stages[state.stage].name
         instruction = plan.program[state.position]
-        if state.state is EnrollmentState.WAITING and isinstance(instruction, WaitInstruction):
+        if state.state is EnrollmentState.WAITING and isinstance(instruction, WaitingInstruction):
             message.step = instruction.step_id
     for field, time_us in (
         ("wait_until", state.wait_until_us),

@@ -70,6 +70,21 @@ class DefinitionServiceStub:
                 request_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.PublishJourneysRequest.SerializeToString,
                 response_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.PublishJourneysResponse.FromString,
                 _registered_method=True)
+        self.PauseJourney = channel.unary_unary(
+                '/cairn.api.definition.v1.DefinitionService/PauseJourney',
+                request_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.PauseJourneyRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.PauseJourneyResponse.FromString,
+                _registered_method=True)
+        self.ResumeJourney = channel.unary_unary(
+                '/cairn.api.definition.v1.DefinitionService/ResumeJourney',
+                request_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ResumeJourneyRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ResumeJourneyResponse.FromString,
+                _registered_method=True)
+        self.EndJourney = channel.unary_unary(
+                '/cairn.api.definition.v1.DefinitionService/EndJourney',
+                request_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.EndJourneyRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.EndJourneyResponse.FromString,
+                _registered_method=True)
         self.GetJourneyVersion = channel.unary_unary(
                 '/cairn.api.definition.v1.DefinitionService/GetJourneyVersion',
                 request_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.GetJourneyVersionRequest.SerializeToString,
@@ -79,6 +94,31 @@ class DefinitionServiceStub:
                 '/cairn.api.definition.v1.DefinitionService/ListJourneyVersions',
                 request_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ListJourneyVersionsRequest.SerializeToString,
                 response_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ListJourneyVersionsResponse.FromString,
+                _registered_method=True)
+        self.DiffJourneyVersions = channel.unary_unary(
+                '/cairn.api.definition.v1.DefinitionService/DiffJourneyVersions',
+                request_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.DiffJourneyVersionsRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.DiffJourneyVersionsResponse.FromString,
+                _registered_method=True)
+        self.PutSegment = channel.unary_unary(
+                '/cairn.api.definition.v1.DefinitionService/PutSegment',
+                request_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.PutSegmentRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.PutSegmentResponse.FromString,
+                _registered_method=True)
+        self.GetSegment = channel.unary_unary(
+                '/cairn.api.definition.v1.DefinitionService/GetSegment',
+                request_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.GetSegmentRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.GetSegmentResponse.FromString,
+                _registered_method=True)
+        self.ListSegments = channel.unary_unary(
+                '/cairn.api.definition.v1.DefinitionService/ListSegments',
+                request_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ListSegmentsRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ListSegmentsResponse.FromString,
+                _registered_method=True)
+        self.DeleteSegment = channel.unary_unary(
+                '/cairn.api.definition.v1.DefinitionService/DeleteSegment',
+                request_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.DeleteSegmentRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.DeleteSegmentResponse.FromString,
                 _registered_method=True)
         self.WatchJourneys = channel.unary_stream(
                 '/cairn.api.definition.v1.DefinitionService/WatchJourneys',
@@ -150,8 +190,30 @@ class DefinitionServiceServicer:
 
     def PublishJourneys(self, request, context):
         """Freezes the drafts of one or more journeys as their next versions, all or none, and makes them live.
-        INVALID_ARGUMENT when a connection or a template that one of them names does not exist. A draft that equals
+        INVALID_ARGUMENT when a connection, a template, a segment, or another journey's stage that one of them names does not exist, or when
+        jumps could go round without a wait. A draft that equals
         its newest version is not published again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseJourney(self, request, context):
+        """Pauses a live journey. FAILED_PRECONDITION unless it is live, or paused in the same mode already.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJourney(self, request, context):
+        """Resumes a paused journey; one that is live stays so. FAILED_PRECONDITION for a draft or an ended one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EndJourney(self, request, context):
+        """Ends a published journey for good: nobody enters any more, open enrollments drain or are removed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,8 +233,44 @@ class DefinitionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DiffJourneyVersions(self, request, context):
+        """What changed from one version of a journey to another, or to its draft, step by step. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutSegment(self, request, context):
+        """Creates a segment or replaces it. INVALID_ARGUMENT with every violation; ABORTED when the etag is stale. Versions that were published
+        before keep what they were published with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSegment(self, request, context):
+        """One segment. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSegments(self, request, context):
+        """Segments by name, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSegment(self, request, context):
+        """Removes a segment; published versions are left alone. NOT_FOUND; FAILED_PRECONDITION while another segment names it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchJourneys(self, request, context):
-        """Every version published after a revision, in order, then those to come. Resumable: repeat with the last revision seen.
+        """Every version published and every change of a life after a revision, in order, then those to come. Resumable: repeat with the last revision seen.
         A heartbeat every few seconds carries the present revision.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -238,6 +336,21 @@ def add_DefinitionServiceServicer_to_server(servicer, server):
                     request_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.PublishJourneysRequest.FromString,
                     response_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.PublishJourneysResponse.SerializeToString,
             ),
+            'PauseJourney': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJourney,
+                    request_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.PauseJourneyRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.PauseJourneyResponse.SerializeToString,
+            ),
+            'ResumeJourney': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJourney,
+                    request_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ResumeJourneyRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ResumeJourneyResponse.SerializeToString,
+            ),
+            'EndJourney': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndJourney,
+                    request_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.EndJourneyRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.EndJourneyResponse.SerializeToString,
+            ),
             'GetJourneyVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJourneyVersion,
                     request_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.GetJourneyVersionRequest.FromString,
@@ -247,6 +360,31 @@ def add_DefinitionServiceServicer_to_server(servicer, server):
                     servicer.ListJourneyVersions,
                     request_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ListJourneyVersionsRequest.FromString,
                     response_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ListJourneyVersionsResponse.SerializeToString,
+            ),
+            'DiffJourneyVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffJourneyVersions,
+                    request_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.DiffJourneyVersionsRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.DiffJourneyVersionsResponse.SerializeToString,
+            ),
+            'PutSegment': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutSegment,
+                    request_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.PutSegmentRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.PutSegmentResponse.SerializeToString,
+            ),
+            'GetSegment': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSegment,
+                    request_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.GetSegmentRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.GetSegmentResponse.SerializeToString,
+            ),
+            'ListSegments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSegments,
+                    request_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ListSegmentsRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ListSegmentsResponse.SerializeToString,
+            ),
+            'DeleteSegment': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSegment,
+                    request_deserializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.DeleteSegmentRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.DeleteSegmentResponse.SerializeToString,
             ),
             'WatchJourneys': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJourneys,
@@ -470,6 +608,87 @@ class DefinitionService:
             _registered_method=True)
 
     @staticmethod
+    def PauseJourney(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.definition.v1.DefinitionService/PauseJourney',
+            cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.PauseJourneyRequest.SerializeToString,
+            cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.PauseJourneyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJourney(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.definition.v1.DefinitionService/ResumeJourney',
+            cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ResumeJourneyRequest.SerializeToString,
+            cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ResumeJourneyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EndJourney(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.definition.v1.DefinitionService/EndJourney',
+            cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.EndJourneyRequest.SerializeToString,
+            cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.EndJourneyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetJourneyVersion(request,
             target,
             options=(),
@@ -513,6 +732,141 @@ class DefinitionService:
             '/cairn.api.definition.v1.DefinitionService/ListJourneyVersions',
             cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ListJourneyVersionsRequest.SerializeToString,
             cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ListJourneyVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffJourneyVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.definition.v1.DefinitionService/DiffJourneyVersions',
+            cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.DiffJourneyVersionsRequest.SerializeToString,
+            cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.DiffJourneyVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutSegment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.definition.v1.DefinitionService/PutSegment',
+            cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.PutSegmentRequest.SerializeToString,
+            cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.PutSegmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSegment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.definition.v1.DefinitionService/GetSegment',
+            cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.GetSegmentRequest.SerializeToString,
+            cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.GetSegmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSegments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.definition.v1.DefinitionService/ListSegments',
+            cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ListSegmentsRequest.SerializeToString,
+            cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.ListSegmentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSegment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.definition.v1.DefinitionService/DeleteSegment',
+            cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.DeleteSegmentRequest.SerializeToString,
+            cairn_dot_api_dot_definition_dot_v1_dot_definition__pb2.DeleteSegmentResponse.FromString,
             options,
             channel_credentials,
             insecure,

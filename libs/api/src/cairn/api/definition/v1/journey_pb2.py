@@ -26,43 +26,67 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%cairn/api/definition/v1/journey.proto\x12\x17\x63\x61irn.api.definition.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x04\n\x07Journey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x07purpose\x18\x02 \x01(\x0b\x32 .cairn.api.definition.v1.Purpose\x12\x32\n\x04type\x18\x03 \x01(\x0e\x32$.cairn.api.definition.v1.JourneyType\x12+\n\x04goal\x18\x04 \x01(\x0b\x32\x1d.cairn.api.definition.v1.Goal\x12\x31\n\x07reentry\x18\x05 \x01(\x0b\x32 .cairn.api.definition.v1.Reentry\x12\x18\n\x0bskip_stages\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12=\n\rexit_criteria\x18\x07 \x03(\x0b\x32&.cairn.api.definition.v1.ExitCriterion\x12.\n\x06stages\x18\x08 \x03(\x0b\x32\x1e.cairn.api.definition.v1.Stage\x12\x34\n\x05state\x18\x14 \x01(\x0e\x32%.cairn.api.definition.v1.JourneyState\x12\x0c\n\x04\x65tag\x18\x15 \x01(\t\x12\x16\n\x0elatest_version\x18\x16 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x18 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0e\n\x0c_skip_stages\"R\n\x07Purpose\x12\x32\n\x04kind\x18\x01 \x01(\x0e\x32$.cairn.api.definition.v1.PurposeKind\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"\x18\n\x04Goal\x12\x10\n\x08\x63riteria\x18\x01 \x01(\t\"\x7f\n\x07Reentry\x12\x32\n\x04mode\x18\x01 \x01(\x0e\x32$.cairn.api.definition.v1.ReentryMode\x12+\n\x08\x63ooldown\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bmax_entries\x18\x03 \x01(\x05\"v\n\rExitCriterion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x08\x63riteria\x18\x02 \x01(\tH\x00\x12*\n\x05stale\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\n\n\x02to\x18\x04 \x01(\tB\x0b\n\tcondition\"\xa4\x01\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65ntry\x18\x02 \x01(\t\x12\x11\n\tmilestone\x18\x03 \x01(\t\x12=\n\rexit_criteria\x18\x04 \x03(\x0b\x32&.cairn.api.definition.v1.ExitCriterion\x12,\n\x05steps\x18\x05 \x03(\x0b\x32\x1d.cairn.api.definition.v1.Step\"\xb3\x01\n\x04Step\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04wait\x18\x02 \x01(\x0b\x32\x1d.cairn.api.definition.v1.WaitH\x00\x12\x39\n\nactivation\x18\x03 \x01(\x0b\x32#.cairn.api.definition.v1.ActivationH\x00\x12+\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x1c.cairn.api.definition.v1.EndH\x00\x42\x06\n\x04kind\"3\n\x04Wait\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"h\n\nActivation\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x10\n\x08template\x18\x02 \x01(\t\x12\x37\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\'.cairn.api.definition.v1.AudienceAction\"\x05\n\x03\x45nd\"\xa6\x01\n\x0eJourneyVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x31\n\x07journey\x18\x03 \x01(\x0b\x32 .cairn.api.definition.v1.Journey\x12\x30\n\x0cpublish_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x05 \x01(\x03*G\n\x0bJourneyType\x12\x1c\n\x18JOURNEY_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n\x16JOURNEY_TYPE_REAL_TIME\x10\x01*^\n\x0cJourneyState\x12\x1d\n\x19JOURNEY_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13JOURNEY_STATE_DRAFT\x10\x01\x12\x16\n\x12JOURNEY_STATE_LIVE\x10\x02*\xb2\x01\n\x0bPurposeKind\x12\x1c\n\x18PURPOSE_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14PURPOSE_KIND_WELCOME\x10\x01\x12\x19\n\x15PURPOSE_KIND_PURCHASE\x10\x02\x12\x1c\n\x18PURPOSE_KIND_ANNIVERSARY\x10\x03\x12\x19\n\x15PURPOSE_KIND_WIN_BACK\x10\x04\x12\x17\n\x13PURPOSE_KIND_CUSTOM\x10\x05*\x83\x01\n\x0bReentryMode\x12\x1c\n\x18REENTRY_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12REENTRY_MODE_NEVER\x10\x01\x12%\n!REENTRY_MODE_UNLESS_GOAL_ACHIEVED\x10\x02\x12\x17\n\x13REENTRY_MODE_ALWAYS\x10\x03*f\n\x0e\x41udienceAction\x12\x1f\n\x1b\x41UDIENCE_ACTION_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41UDIENCE_ACTION_ADD\x10\x01\x12\x1a\n\x16\x41UDIENCE_ACTION_REMOVE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%cairn/api/definition/v1/journey.proto\x12\x17\x63\x61irn.api.definition.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x05\n\x07Journey\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x07purpose\x18\x02 \x01(\x0b\x32 .cairn.api.definition.v1.Purpose\x12\x32\n\x04type\x18\x03 \x01(\x0e\x32$.cairn.api.definition.v1.JourneyType\x12+\n\x04goal\x18\x04 \x01(\x0b\x32\x1d.cairn.api.definition.v1.Goal\x12\x31\n\x07reentry\x18\x05 \x01(\x0b\x32 .cairn.api.definition.v1.Reentry\x12\x18\n\x0bskip_stages\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12=\n\rexit_criteria\x18\x07 \x03(\x0b\x32&.cairn.api.definition.v1.ExitCriterion\x12.\n\x06stages\x18\x08 \x03(\x0b\x32\x1e.cairn.api.definition.v1.Stage\x12\x0b\n\x03key\x18\t \x01(\t\x12\x11\n\ttime_zone\x18\n \x01(\t\x12\x34\n\x05state\x18\x14 \x01(\x0e\x32%.cairn.api.definition.v1.JourneyState\x12\x0c\n\x04\x65tag\x18\x15 \x01(\t\x12\x16\n\x0elatest_version\x18\x16 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x18 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x05pause\x18\x19 \x01(\x0b\x32\x1e.cairn.api.definition.v1.PauseB\x0e\n\x0c_skip_stages\"\x9a\x01\n\x05Pause\x12\x30\n\x04mode\x18\x01 \x01(\x0e\x32\".cairn.api.definition.v1.PauseMode\x12.\n\npause_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bresume_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd5\x01\n\x0bJourneyLife\x12\x0f\n\x07journey\x18\x01 \x01(\t\x12\x34\n\x05state\x18\x02 \x01(\x0e\x32%.cairn.api.definition.v1.JourneyState\x12.\n\x06pauses\x18\x03 \x03(\x0b\x32\x1e.cairn.api.definition.v1.Pause\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07removes\x18\x05 \x01(\x08\x12\x10\n\x08revision\x18\x06 \x01(\x03\"}\n\x07Segment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63riteria\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x0c\n\x04\x65tag\x18\x15 \x01(\t\x12/\n\x0bupdate_time\x18\x18 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x07Purpose\x12\x32\n\x04kind\x18\x01 \x01(\x0e\x32$.cairn.api.definition.v1.PurposeKind\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\"M\n\x04Goal\x12\x10\n\x08\x63riteria\x18\x01 \x01(\t\x12\x33\n\x06target\x18\x02 \x01(\x0b\x32#.cairn.api.definition.v1.JumpTarget\",\n\nJumpTarget\x12\x0f\n\x07journey\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\"\xbb\x01\n\x07Reentry\x12\x32\n\x04mode\x18\x01 \x01(\x0e\x32$.cairn.api.definition.v1.ReentryMode\x12+\n\x08\x63ooldown\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0bmax_entries\x18\x03 \x01(\x05\x12:\n\x0cwhile_active\x18\x04 \x01(\x0e\x32$.cairn.api.definition.v1.WhileActive\"v\n\rExitCriterion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x08\x63riteria\x18\x02 \x01(\tH\x00\x12*\n\x05stale\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12\n\n\x02to\x18\x04 \x01(\tB\x0b\n\tcondition\"\xa4\x01\n\x05Stage\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x65ntry\x18\x02 \x01(\t\x12\x11\n\tmilestone\x18\x03 \x01(\t\x12=\n\rexit_criteria\x18\x04 \x03(\x0b\x32&.cairn.api.definition.v1.ExitCriterion\x12,\n\x05steps\x18\x05 \x03(\x0b\x32\x1d.cairn.api.definition.v1.Step\"\xd4\x02\n\x04Step\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04wait\x18\x02 \x01(\x0b\x32\x1d.cairn.api.definition.v1.WaitH\x00\x12\x39\n\nactivation\x18\x03 \x01(\x0b\x32#.cairn.api.definition.v1.ActivationH\x00\x12+\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x1c.cairn.api.definition.v1.EndH\x00\x12\x35\n\x08\x64\x65\x63ision\x18\x05 \x01(\x0b\x32!.cairn.api.definition.v1.DecisionH\x00\x12\x39\n\nexperiment\x18\x06 \x01(\x0b\x32#.cairn.api.definition.v1.ExperimentH\x00\x12-\n\x04jump\x18\x07 \x01(\x0b\x32\x1d.cairn.api.definition.v1.JumpH\x00\x42\x06\n\x04kind\"\xc3\x02\n\x04Wait\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x05until\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nuntil_time\x18\x03 \x01(\t\x12\x32\n\x08weekdays\x18\x04 \x03(\x0e\x32 .cairn.api.definition.v1.Weekday\x12\x11\n\tcondition\x18\x05 \x01(\t\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x03met\x18\x07 \x03(\x0b\x32\x1d.cairn.api.definition.v1.Step\x12\x30\n\ttimed_out\x18\x08 \x03(\x0b\x32\x1d.cairn.api.definition.v1.Step\"o\n\x08\x44\x65\x63ision\x12\x31\n\x08\x62ranches\x18\x01 \x03(\x0b\x32\x1f.cairn.api.definition.v1.Branch\x12\x30\n\totherwise\x18\x02 \x03(\x0b\x32\x1d.cairn.api.definition.v1.Step\"V\n\x06\x42ranch\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63riteria\x18\x02 \x01(\t\x12,\n\x05steps\x18\x03 \x03(\x0b\x32\x1d.cairn.api.definition.v1.Step\"@\n\nExperiment\x12\x32\n\x08variants\x18\x01 \x03(\x0b\x32 .cairn.api.definition.v1.Variant\"V\n\x07Variant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\x05\x12,\n\x05steps\x18\x03 \x03(\x0b\x32\x1d.cairn.api.definition.v1.Step\"&\n\x04Jump\x12\x0f\n\x07journey\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\"h\n\nActivation\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x10\n\x08template\x18\x02 \x01(\t\x12\x37\n\x06\x61\x63tion\x18\x03 \x01(\x0e\x32\'.cairn.api.definition.v1.AudienceAction\"\x05\n\x03\x45nd\"\xda\x01\n\x0eJourneyVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x31\n\x07journey\x18\x03 \x01(\x0b\x32 .cairn.api.definition.v1.Journey\x12\x30\n\x0cpublish_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12\x32\n\x08segments\x18\x06 \x03(\x0b\x32 .cairn.api.definition.v1.Segment*G\n\x0bJourneyType\x12\x1c\n\x18JOURNEY_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n\x16JOURNEY_TYPE_REAL_TIME\x10\x01*\x91\x01\n\x0cJourneyState\x12\x1d\n\x19JOURNEY_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13JOURNEY_STATE_DRAFT\x10\x01\x12\x16\n\x12JOURNEY_STATE_LIVE\x10\x02\x12\x18\n\x14JOURNEY_STATE_PAUSED\x10\x03\x12\x17\n\x13JOURNEY_STATE_ENDED\x10\x04*g\n\tPauseMode\x12\x1a\n\x16PAUSE_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11PAUSE_MODE_FREEZE\x10\x01\x12\x12\n\x0ePAUSE_MODE_RUN\x10\x02\x12\x13\n\x0fPAUSE_MODE_DROP\x10\x03*\xb2\x01\n\x0bPurposeKind\x12\x1c\n\x18PURPOSE_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14PURPOSE_KIND_WELCOME\x10\x01\x12\x19\n\x15PURPOSE_KIND_PURCHASE\x10\x02\x12\x1c\n\x18PURPOSE_KIND_ANNIVERSARY\x10\x03\x12\x19\n\x15PURPOSE_KIND_WIN_BACK\x10\x04\x12\x17\n\x13PURPOSE_KIND_CUSTOM\x10\x05*^\n\x0bWhileActive\x12\x1c\n\x18WHILE_ACTIVE_UNSPECIFIED\x10\x00\x12\x17\n\x13WHILE_ACTIVE_IGNORE\x10\x01\x12\x18\n\x14WHILE_ACTIVE_RESTART\x10\x02*\x83\x01\n\x0bReentryMode\x12\x1c\n\x18REENTRY_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12REENTRY_MODE_NEVER\x10\x01\x12%\n!REENTRY_MODE_UNLESS_GOAL_ACHIEVED\x10\x02\x12\x17\n\x13REENTRY_MODE_ALWAYS\x10\x03*\x99\x01\n\x07Weekday\x12\x17\n\x13WEEKDAY_UNSPECIFIED\x10\x00\x12\x0f\n\x0bWEEKDAY_MON\x10\x01\x12\x0f\n\x0bWEEKDAY_TUE\x10\x02\x12\x0f\n\x0bWEEKDAY_WED\x10\x03\x12\x0f\n\x0bWEEKDAY_THU\x10\x04\x12\x0f\n\x0bWEEKDAY_FRI\x10\x05\x12\x0f\n\x0bWEEKDAY_SAT\x10\x06\x12\x0f\n\x0bWEEKDAY_SUN\x10\x07*f\n\x0e\x41udienceAction\x12\x1f\n\x1b\x41UDIENCE_ACTION_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41UDIENCE_ACTION_ADD\x10\x01\x12\x1a\n\x16\x41UDIENCE_ACTION_REMOVE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cairn.api.definition.v1.journey_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOURNEYTYPE']._serialized_start=1742
-  _globals['_JOURNEYTYPE']._serialized_end=1813
-  _globals['_JOURNEYSTATE']._serialized_start=1815
-  _globals['_JOURNEYSTATE']._serialized_end=1909
-  _globals['_PURPOSEKIND']._serialized_start=1912
-  _globals['_PURPOSEKIND']._serialized_end=2090
-  _globals['_REENTRYMODE']._serialized_start=2093
-  _globals['_REENTRYMODE']._serialized_end=2224
-  _globals['_AUDIENCEACTION']._serialized_start=2226
-  _globals['_AUDIENCEACTION']._serialized_end=2328
+  _globals['_JOURNEYTYPE']._serialized_start=3362
+  _globals['_JOURNEYTYPE']._serialized_end=3433
+  _globals['_JOURNEYSTATE']._serialized_start=3436
+  _globals['_JOURNEYSTATE']._serialized_end=3581
+  _globals['_PAUSEMODE']._serialized_start=3583
+  _globals['_PAUSEMODE']._serialized_end=3686
+  _globals['_PURPOSEKIND']._serialized_start=3689
+  _globals['_PURPOSEKIND']._serialized_end=3867
+  _globals['_WHILEACTIVE']._serialized_start=3869
+  _globals['_WHILEACTIVE']._serialized_end=3963
+  _globals['_REENTRYMODE']._serialized_start=3966
+  _globals['_REENTRYMODE']._serialized_end=4097
+  _globals['_WEEKDAY']._serialized_start=4100
+  _globals['_WEEKDAY']._serialized_end=4253
+  _globals['_AUDIENCEACTION']._serialized_start=4255
+  _globals['_AUDIENCEACTION']._serialized_end=4357
   _globals['_JOURNEY']._serialized_start=132
-  _globals['_JOURNEY']._serialized_end=697
-  _globals['_PURPOSE']._serialized_start=699
-  _globals['_PURPOSE']._serialized_end=781
-  _globals['_GOAL']._serialized_start=783
-  _globals['_GOAL']._serialized_end=807
-  _globals['_REENTRY']._serialized_start=809
-  _globals['_REENTRY']._serialized_end=936
-  _globals['_EXITCRITERION']._serialized_start=938
-  _globals['_EXITCRITERION']._serialized_end=1056
-  _globals['_STAGE']._serialized_start=1059
-  _globals['_STAGE']._serialized_end=1223
-  _globals['_STEP']._serialized_start=1226
-  _globals['_STEP']._serialized_end=1405
-  _globals['_WAIT']._serialized_start=1407
-  _globals['_WAIT']._serialized_end=1458
-  _globals['_ACTIVATION']._serialized_start=1460
-  _globals['_ACTIVATION']._serialized_end=1564
-  _globals['_END']._serialized_start=1566
-  _globals['_END']._serialized_end=1571
-  _globals['_JOURNEYVERSION']._serialized_start=1574
-  _globals['_JOURNEYVERSION']._serialized_end=1740
+  _globals['_JOURNEY']._serialized_end=776
+  _globals['_PAUSE']._serialized_start=779
+  _globals['_PAUSE']._serialized_end=933
+  _globals['_JOURNEYLIFE']._serialized_start=936
+  _globals['_JOURNEYLIFE']._serialized_end=1149
+  _globals['_SEGMENT']._serialized_start=1151
+  _globals['_SEGMENT']._serialized_end=1276
+  _globals['_PURPOSE']._serialized_start=1278
+  _globals['_PURPOSE']._serialized_end=1360
+  _globals['_GOAL']._serialized_start=1362
+  _globals['_GOAL']._serialized_end=1439
+  _globals['_JUMPTARGET']._serialized_start=1441
+  _globals['_JUMPTARGET']._serialized_end=1485
+  _globals['_REENTRY']._serialized_start=1488
+  _globals['_REENTRY']._serialized_end=1675
+  _globals['_EXITCRITERION']._serialized_start=1677
+  _globals['_EXITCRITERION']._serialized_end=1795
+  _globals['_STAGE']._serialized_start=1798
+  _globals['_STAGE']._serialized_end=1962
+  _globals['_STEP']._serialized_start=1965
+  _globals['_STEP']._serialized_end=2305
+  _globals['_WAIT']._serialized_start=2308
+  _globals['_WAIT']._serialized_end=2631
+  _globals['_DECISION']._serialized_start=2633
+  _globals['_DECISION']._serialized_end=2744
+  _globals['_BRANCH']._serialized_start=2746
+  _globals['_BRANCH']._serialized_end=2832
+  _globals['_EXPERIMENT']._serialized_start=2834
+  _globals['_EXPERIMENT']._serialized_end=2898
+  _globals['_VARIANT']._serialized_start=2900
+  _globals['_VARIANT']._serialized_end=2986
+  _globals['_JUMP']._serialized_start=2988
+  _globals['_JUMP']._serialized_end=3026
+  _globals['_ACTIVATION']._serialized_start=3028
+  _globals['_ACTIVATION']._serialized_end=3132
+  _globals['_END']._serialized_start=3134
+  _globals['_END']._serialized_end=3139
+  _globals['_JOURNEYVERSION']._serialized_start=3142
+  _globals['_JOURNEYVERSION']._serialized_end=3360
 # @@protoc_insertion_point(module_scope)

@@ -53,6 +53,10 @@ class _JourneyStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JourneyS
     """Never published: nobody can enter."""
     JOURNEY_STATE_LIVE: _JourneyState.ValueType  # 2
     """Published: profiles enter the newest version."""
+    JOURNEY_STATE_PAUSED: _JourneyState.ValueType  # 3
+    """Paused: goals and exits act and milestones move the position; steps, sends and new entries wait for the resume."""
+    JOURNEY_STATE_ENDED: _JourneyState.ValueType  # 4
+    """Ended for good: nobody enters. Open enrollments drain, or were removed."""
 
 class JourneyState(_JourneyState, metaclass=_JourneyStateEnumTypeWrapper):
     """Where a journey is in its life."""
@@ -63,7 +67,39 @@ JOURNEY_STATE_DRAFT: JourneyState.ValueType  # 1
 """Never published: nobody can enter."""
 JOURNEY_STATE_LIVE: JourneyState.ValueType  # 2
 """Published: profiles enter the newest version."""
+JOURNEY_STATE_PAUSED: JourneyState.ValueType  # 3
+"""Paused: goals and exits act and milestones move the position; steps, sends and new entries wait for the resume."""
+JOURNEY_STATE_ENDED: JourneyState.ValueType  # 4
+"""Ended for good: nobody enters. Open enrollments drain, or were removed."""
 Global___JourneyState: _TypeAlias = JourneyState  # noqa: Y015
+
+class _PauseMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PauseModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PauseMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PAUSE_MODE_UNSPECIFIED: _PauseMode.ValueType  # 0
+    """Not given: taken as FREEZE."""
+    PAUSE_MODE_FREEZE: _PauseMode.ValueType  # 1
+    """Clocks stop: durations, timeouts and staleness are shifted by the pause, moments of the calendar are not."""
+    PAUSE_MODE_RUN: _PauseMode.ValueType  # 2
+    """Timers age; what they would do is held until the resume."""
+    PAUSE_MODE_DROP: _PauseMode.ValueType  # 3
+    """Open enrollments end, REMOVED."""
+
+class PauseMode(_PauseMode, metaclass=_PauseModeEnumTypeWrapper):
+    """What a pause does to clocks and to open enrollments."""
+
+PAUSE_MODE_UNSPECIFIED: PauseMode.ValueType  # 0
+"""Not given: taken as FREEZE."""
+PAUSE_MODE_FREEZE: PauseMode.ValueType  # 1
+"""Clocks stop: durations, timeouts and staleness are shifted by the pause, moments of the calendar are not."""
+PAUSE_MODE_RUN: PauseMode.ValueType  # 2
+"""Timers age; what they would do is held until the resume."""
+PAUSE_MODE_DROP: PauseMode.ValueType  # 3
+"""Open enrollments end, REMOVED."""
+Global___PauseMode: _TypeAlias = PauseMode  # noqa: Y015
 
 class _PurposeKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -101,6 +137,30 @@ PURPOSE_KIND_CUSTOM: PurposeKind.ValueType  # 5
 """Anything else; the description tells."""
 Global___PurposeKind: _TypeAlias = PurposeKind  # noqa: Y015
 
+class _WhileActive:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WhileActiveEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WhileActive.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WHILE_ACTIVE_UNSPECIFIED: _WhileActive.ValueType  # 0
+    """Not given: taken as IGNORE."""
+    WHILE_ACTIVE_IGNORE: _WhileActive.ValueType  # 1
+    """Nothing."""
+    WHILE_ACTIVE_RESTART: _WhileActive.ValueType  # 2
+    """Ends it, RESTARTED, and begins a new one, free of cooldown and not counted as an entry."""
+
+class WhileActive(_WhileActive, metaclass=_WhileActiveEnumTypeWrapper):
+    """What a new entry event does to an enrollment that is still on its way."""
+
+WHILE_ACTIVE_UNSPECIFIED: WhileActive.ValueType  # 0
+"""Not given: taken as IGNORE."""
+WHILE_ACTIVE_IGNORE: WhileActive.ValueType  # 1
+"""Nothing."""
+WHILE_ACTIVE_RESTART: WhileActive.ValueType  # 2
+"""Ends it, RESTARTED, and begins a new one, free of cooldown and not counted as an entry."""
+Global___WhileActive: _TypeAlias = WhileActive  # noqa: Y015
+
 class _ReentryMode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -117,7 +177,7 @@ class _ReentryModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReentryMo
     """Any number of times."""
 
 class ReentryMode(_ReentryMode, metaclass=_ReentryModeEnumTypeWrapper):
-    """Rules of re-entry. A profile that is on its way in a journey never begins it a second time."""
+    """Rules of re-entry."""
 
 REENTRY_MODE_UNSPECIFIED: ReentryMode.ValueType  # 0
 """Not given: taken as UNLESS_GOAL_ACHIEVED."""
@@ -128,6 +188,50 @@ REENTRY_MODE_UNLESS_GOAL_ACHIEVED: ReentryMode.ValueType  # 2
 REENTRY_MODE_ALWAYS: ReentryMode.ValueType  # 3
 """Any number of times."""
 Global___ReentryMode: _TypeAlias = ReentryMode  # noqa: Y015
+
+class _Weekday:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WeekdayEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Weekday.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WEEKDAY_UNSPECIFIED: _Weekday.ValueType  # 0
+    """Never sent."""
+    WEEKDAY_MON: _Weekday.ValueType  # 1
+    """Monday."""
+    WEEKDAY_TUE: _Weekday.ValueType  # 2
+    """Tuesday."""
+    WEEKDAY_WED: _Weekday.ValueType  # 3
+    """Wednesday."""
+    WEEKDAY_THU: _Weekday.ValueType  # 4
+    """Thursday."""
+    WEEKDAY_FRI: _Weekday.ValueType  # 5
+    """Friday."""
+    WEEKDAY_SAT: _Weekday.ValueType  # 6
+    """Saturday."""
+    WEEKDAY_SUN: _Weekday.ValueType  # 7
+    """Sunday."""
+
+class Weekday(_Weekday, metaclass=_WeekdayEnumTypeWrapper):
+    """Days of the week."""
+
+WEEKDAY_UNSPECIFIED: Weekday.ValueType  # 0
+"""Never sent."""
+WEEKDAY_MON: Weekday.ValueType  # 1
+"""Monday."""
+WEEKDAY_TUE: Weekday.ValueType  # 2
+"""Tuesday."""
+WEEKDAY_WED: Weekday.ValueType  # 3
+"""Wednesday."""
+WEEKDAY_THU: Weekday.ValueType  # 4
+"""Thursday."""
+WEEKDAY_FRI: Weekday.ValueType  # 5
+"""Friday."""
+WEEKDAY_SAT: Weekday.ValueType  # 6
+"""Saturday."""
+WEEKDAY_SUN: Weekday.ValueType  # 7
+"""Sunday."""
+Global___Weekday: _TypeAlias = Weekday  # noqa: Y015
 
 class _AudienceAction:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -170,17 +274,26 @@ class Journey(_message.Message):
     SKIP_STAGES_FIELD_NUMBER: _builtins.int
     EXIT_CRITERIA_FIELD_NUMBER: _builtins.int
     STAGES_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     LATEST_VERSION_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `journeys/{id}`; the id alone is taken too. An id matches `[a-z]([a-z0-9-]{0,61}[a-z0-9])?`. Required."""
     type: Global___JourneyType.ValueType
     """How the journey is moved. Required; REAL_TIME is the one type there is so far."""
     skip_stages: _builtins.bool
     """Whether the milestone of a later stage moves a profile past the stages between. Default: true."""
+    key: _builtins.str
+    """The event property that tells enrollments of one profile apart, such as `event.properties.cart_id`: one open enrollment for each
+    value. Default: none, one open enrollment for a profile.
+    """
+    time_zone: _builtins.str
+    """The IANA time zone for profiles that have none, such as `Asia/Tokyo`. Default: UTC."""
     state: Global___JourneyState.ValueType
     """Output only. Where the journey is in its life."""
     etag: _builtins.str
@@ -215,6 +328,10 @@ class Journey(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the draft was last changed."""
 
+    @_builtins.property
+    def pause(self) -> Global___Pause:
+        """Output only. The pause, while the journey is PAUSED."""
+
     def __init__(
         self,
         *,
@@ -226,21 +343,146 @@ class Journey(_message.Message):
         skip_stages: _builtins.bool | None = ...,
         exit_criteria: _abc.Iterable[Global___ExitCriterion] | None = ...,
         stages: _abc.Iterable[Global___Stage] | None = ...,
+        key: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
         state: Global___JourneyState.ValueType = ...,
         etag: _builtins.str = ...,
         latest_version: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        pause: Global___Pause | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_skip_stages", b"_skip_stages", "create_time", b"create_time", "goal", b"goal", "purpose", b"purpose", "reentry", b"reentry", "skip_stages", b"skip_stages", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_skip_stages", b"_skip_stages", "create_time", b"create_time", "goal", b"goal", "pause", b"pause", "purpose", b"purpose", "reentry", b"reentry", "skip_stages", b"skip_stages", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_skip_stages", b"_skip_stages", "create_time", b"create_time", "etag", b"etag", "exit_criteria", b"exit_criteria", "goal", b"goal", "latest_version", b"latest_version", "name", b"name", "purpose", b"purpose", "reentry", b"reentry", "skip_stages", b"skip_stages", "stages", b"stages", "state", b"state", "type", b"type", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_skip_stages", b"_skip_stages", "create_time", b"create_time", "etag", b"etag", "exit_criteria", b"exit_criteria", "goal", b"goal", "key", b"key", "latest_version", b"latest_version", "name", b"name", "pause", b"pause", "purpose", b"purpose", "reentry", b"reentry", "skip_stages", b"skip_stages", "stages", b"stages", "state", b"state", "time_zone", b"time_zone", "type", b"type", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__skip_stages: _TypeAlias = _typing.Literal["skip_stages"]  # noqa: Y015
     _WhichOneofArgType__skip_stages: _TypeAlias = _typing.Literal["_skip_stages", b"_skip_stages"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__skip_stages) -> _WhichOneofReturnType__skip_stages | None: ...
 
 Global___Journey: _TypeAlias = Journey  # noqa: Y015
+
+@_typing.final
+class Pause(_message.Message):
+    """One pause of a journey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    PAUSE_TIME_FIELD_NUMBER: _builtins.int
+    RESUME_TIME_FIELD_NUMBER: _builtins.int
+    mode: Global___PauseMode.ValueType
+    """What it does."""
+    @_builtins.property
+    def pause_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def resume_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was over; absent while it lasts."""
+
+    def __init__(
+        self,
+        *,
+        mode: Global___PauseMode.ValueType = ...,
+        pause_time: _timestamp_pb2.Timestamp | None = ...,
+        resume_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pause_time", b"pause_time", "resume_time", b"resume_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "pause_time", b"pause_time", "resume_time", b"resume_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pause: _TypeAlias = Pause  # noqa: Y015
+
+@_typing.final
+class JourneyLife(_message.Message):
+    """Where a published journey is in its life, and the pauses that it has had: what a process that serves it must know."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOURNEY_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PAUSES_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    REMOVES_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    journey: _builtins.str
+    """`journeys/{id}`."""
+    state: Global___JourneyState.ValueType
+    """LIVE, PAUSED or ENDED."""
+    removes: _builtins.bool
+    """Whether open enrollments were removed when it ended, rather than left to drain."""
+    revision: _builtins.int
+    """The revision of this life: `min_revision` of IngestEvents waits for it."""
+    @_builtins.property
+    def pauses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pause]:
+        """All pauses, oldest first; only the last one may still last."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended; absent unless it is ENDED."""
+
+    def __init__(
+        self,
+        *,
+        journey: _builtins.str = ...,
+        state: Global___JourneyState.ValueType = ...,
+        pauses: _abc.Iterable[Global___Pause] | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        removes: _builtins.bool = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "journey", b"journey", "pauses", b"pauses", "removes", b"removes", "revision", b"revision", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JourneyLife: _TypeAlias = JourneyLife  # noqa: Y015
+
+@_typing.final
+class Segment(_message.Message):
+    """A named criteria, for use as `in_segment("vip")` in criteria of journeys and of other segments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CRITERIA_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Resource name, `segments/{id}`; the id alone is taken too. Required."""
+    criteria: _builtins.str
+    """CEL over `profile`, its behavior and other segments; no event. Required. A version of a journey keeps the criteria that its
+    segments had when it was published.
+    """
+    description: _builtins.str
+    """In words, for people. At most 1,000 characters."""
+    etag: _builtins.str
+    """Output only. Changes whenever the segment changes; give it back on a put to be told (ABORTED) if somebody else was faster."""
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When it was last changed."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        criteria: _builtins.str = ...,
+        description: _builtins.str = ...,
+        etag: _builtins.str = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["criteria", b"criteria", "description", b"description", "etag", b"etag", "name", b"name", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Segment: _TypeAlias = Segment  # noqa: Y015
 
 @_typing.final
 class Purpose(_message.Message):
@@ -275,20 +517,52 @@ class Goal(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CRITERIA_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
     criteria: _builtins.str
     """CEL over `event`, `entry` and `profile`. Required. Who meets it leaves the journey, GOAL_ACHIEVED."""
+    @_builtins.property
+    def target(self) -> Global___JumpTarget:
+        """The journey that is begun then, under its own rules of re-entry. Default: none."""
+
     def __init__(
         self,
         *,
         criteria: _builtins.str = ...,
+        target: Global___JumpTarget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["criteria", b"criteria"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["criteria", b"criteria", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Goal: _TypeAlias = Goal  # noqa: Y015
+
+@_typing.final
+class JumpTarget(_message.Message):
+    """A stage of a journey to go on to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOURNEY_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    journey: _builtins.str
+    """`journeys/{id}`, or the id alone. Required."""
+    stage: _builtins.str
+    """The stage's name. Default: the first."""
+    def __init__(
+        self,
+        *,
+        journey: _builtins.str = ...,
+        stage: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["journey", b"journey", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JumpTarget: _TypeAlias = JumpTarget  # noqa: Y015
 
 @_typing.final
 class Reentry(_message.Message):
@@ -299,10 +573,13 @@ class Reentry(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     COOLDOWN_FIELD_NUMBER: _builtins.int
     MAX_ENTRIES_FIELD_NUMBER: _builtins.int
+    WHILE_ACTIVE_FIELD_NUMBER: _builtins.int
     mode: Global___ReentryMode.ValueType
     """The rule. Default: UNLESS_GOAL_ACHIEVED."""
     max_entries: _builtins.int
     """How often a profile may enter at all. 0, the default: no limit."""
+    while_active: Global___WhileActive.ValueType
+    """What a new entry event does to an enrollment that is still on its way. Default: IGNORE."""
     @_builtins.property
     def cooldown(self) -> _duration_pb2.Duration:
         """How long after the last entry there is none. 0 seconds to 366 days; default: no cooldown."""
@@ -313,10 +590,11 @@ class Reentry(_message.Message):
         mode: Global___ReentryMode.ValueType = ...,
         cooldown: _duration_pb2.Duration | None = ...,
         max_entries: _builtins.int = ...,
+        while_active: Global___WhileActive.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cooldown", b"cooldown"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cooldown", b"cooldown", "max_entries", b"max_entries", "mode", b"mode"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cooldown", b"cooldown", "max_entries", b"max_entries", "mode", b"mode", "while_active", b"while_active"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -404,7 +682,9 @@ Global___Stage: _TypeAlias = Stage  # noqa: Y015
 
 @_typing.final
 class Step(_message.Message):
-    """One step of a stage."""
+    """One step of a stage. Steps nest: a decision, an experiment or a wait for a condition holds the steps of its ways, and what follows it is
+    where the ways meet again.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -412,8 +692,13 @@ class Step(_message.Message):
     WAIT_FIELD_NUMBER: _builtins.int
     ACTIVATION_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    EXPERIMENT_FIELD_NUMBER: _builtins.int
+    JUMP_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its id, unique in the journey; matches the same pattern as an id. Default: derived from its place, `{stage}/{number}`."""
+    """Its id, unique in the journey; matches the same pattern as an id. Default: derived from its place, `{stage}/{number}`, and below
+    another step `{id of that step}/{way}/{number}`.
+    """
     @_builtins.property
     def wait(self) -> Global___Wait:
         """Waits."""
@@ -426,6 +711,18 @@ class Step(_message.Message):
     def end(self) -> Global___End:
         """Ends the flow of the stage: nothing more happens unless a milestone, an exit or the goal comes."""
 
+    @_builtins.property
+    def decision(self) -> Global___Decision:
+        """Takes the first branch whose criteria hold."""
+
+    @_builtins.property
+    def experiment(self) -> Global___Experiment:
+        """Spreads profiles over variants by a hash."""
+
+    @_builtins.property
+    def jump(self) -> Global___Jump:
+        """Ends this enrollment and begins another journey."""
+
     def __init__(
         self,
         *,
@@ -433,12 +730,15 @@ class Step(_message.Message):
         wait: Global___Wait | None = ...,
         activation: Global___Activation | None = ...,
         end: Global___End | None = ...,
+        decision: Global___Decision | None = ...,
+        experiment: Global___Experiment | None = ...,
+        jump: Global___Jump | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "end", b"end", "kind", b"kind", "wait", b"wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "decision", b"decision", "end", b"end", "experiment", b"experiment", "jump", b"jump", "kind", b"kind", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "end", b"end", "kind", b"kind", "name", b"name", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "decision", b"decision", "end", b"end", "experiment", b"experiment", "jump", b"jump", "kind", b"kind", "name", b"name", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["wait", "activation", "end"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["wait", "activation", "end", "decision", "experiment", "jump"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -446,27 +746,213 @@ Global___Step: _TypeAlias = Step  # noqa: Y015
 
 @_typing.final
 class Wait(_message.Message):
-    """A pause before the next step. It does not hold anybody whom the goal, an exit or a milestone moves."""
+    """A pause before the next step. Exactly one of `duration`, `until`, `until_time` and `condition` is given. It does not hold anybody whom
+    the goal, an exit or a milestone moves.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     DURATION_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    WEEKDAYS_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    MET_FIELD_NUMBER: _builtins.int
+    TIMED_OUT_FIELD_NUMBER: _builtins.int
+    until_time: _builtins.str
+    """Until a time of day in the profile's time zone, `HH:MM`: the first one at or after the start. In a gap of daylight saving the first
+    instant after it; of a repeated time the first.
+    """
+    condition: _builtins.str
+    """Until a condition holds, CEL over `event`, `entry` and `profile`, or the timeout is over."""
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
-        """How long, from the logical time at which the step was reached. More than 0, at most 366 days. Required."""
+        """How long, from the logical time at which the step was reached. More than 0, at most 366 days."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """Until a moment; one that is past is over at once."""
+
+    @_builtins.property
+    def weekdays(self) -> _containers.RepeatedScalarFieldContainer[Global___Weekday.ValueType]:
+        """With `until_time`, the weekdays that count. Default: all."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """With `condition`, how long at most. More than 0, at most 366 days. Required there."""
+
+    @_builtins.property
+    def met(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
+        """With `condition`, the steps when it was met."""
+
+    @_builtins.property
+    def timed_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
+        """With `condition`, the steps when the timeout came first."""
 
     def __init__(
         self,
         *,
         duration: _duration_pb2.Duration | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        until_time: _builtins.str = ...,
+        weekdays: _abc.Iterable[Global___Weekday.ValueType] | None = ...,
+        condition: _builtins.str = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        met: _abc.Iterable[Global___Step] | None = ...,
+        timed_out: _abc.Iterable[Global___Step] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "timeout", b"timeout", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "duration", b"duration", "met", b"met", "timed_out", b"timed_out", "timeout", b"timeout", "until", b"until", "until_time", b"until_time", "weekdays", b"weekdays"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Wait: _TypeAlias = Wait  # noqa: Y015
+
+@_typing.final
+class Decision(_message.Message):
+    """Takes the first branch whose criteria hold, `otherwise` if none does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRANCHES_FIELD_NUMBER: _builtins.int
+    OTHERWISE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def branches(self) -> _containers.RepeatedCompositeFieldContainer[Global___Branch]:
+        """2 to 6, tested in this order."""
+
+    @_builtins.property
+    def otherwise(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
+        """The steps when no branch holds."""
+
+    def __init__(
+        self,
+        *,
+        branches: _abc.Iterable[Global___Branch] | None = ...,
+        otherwise: _abc.Iterable[Global___Step] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branches", b"branches", "otherwise", b"otherwise"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+@_typing.final
+class Branch(_message.Message):
+    """One branch of a decision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CRITERIA_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, unique in the decision; matches the same pattern as an id, `otherwise` is taken. Required."""
+    criteria: _builtins.str
+    """CEL over `event`, `entry` and `profile`. Required."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
+        """Its steps; none is a branch that does nothing."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        criteria: _builtins.str = ...,
+        steps: _abc.Iterable[Global___Step] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["criteria", b"criteria", "name", b"name", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Branch: _TypeAlias = Branch  # noqa: Y015
+
+@_typing.final
+class Experiment(_message.Message):
+    """Spreads profiles over variants by a hash of profile, journey and step: the same profile always falls the same way."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VARIANTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___Variant]:
+        """1 to 10; their percentages sum to 100."""
+
+    def __init__(
+        self,
+        *,
+        variants: _abc.Iterable[Global___Variant] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["variants", b"variants"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Experiment: _TypeAlias = Experiment  # noqa: Y015
+
+@_typing.final
+class Variant(_message.Message):
+    """One variant of an experiment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, unique in the experiment; matches the same pattern as an id. Required."""
+    percent: _builtins.int
+    """How many of a hundred profiles. 0 is an arm switched off."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Step]:
+        """Its steps; none is a control group."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        percent: _builtins.int = ...,
+        steps: _abc.Iterable[Global___Step] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "percent", b"percent", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Variant: _TypeAlias = Variant  # noqa: Y015
+
+@_typing.final
+class Jump(_message.Message):
+    """Ends this enrollment and begins another journey at a stage, in the same transaction and under that journey's rules of re-entry."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOURNEY_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    journey: _builtins.str
+    """`journeys/{id}`, or the id alone; the journey itself is allowed. Required."""
+    stage: _builtins.str
+    """The stage's name. Default: the first."""
+    def __init__(
+        self,
+        *,
+        journey: _builtins.str = ...,
+        stage: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["journey", b"journey", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Jump: _TypeAlias = Jump  # noqa: Y015
 
 @_typing.final
 class Activation(_message.Message):
@@ -526,6 +1012,7 @@ class JourneyVersion(_message.Message):
     JOURNEY_FIELD_NUMBER: _builtins.int
     PUBLISH_TIME_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
+    SEGMENTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `journeys/{id}/versions/{version}`."""
     version: _builtins.int
@@ -540,6 +1027,10 @@ class JourneyVersion(_message.Message):
     def publish_time(self) -> _timestamp_pb2.Timestamp:
         """When it was published."""
 
+    @_builtins.property
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Segment]:
+        """The segments that its criteria name, and those that these name, as they were when it was published."""
+
     def __init__(
         self,
         *,
@@ -548,10 +1039,11 @@ class JourneyVersion(_message.Message):
         journey: Global___Journey | None = ...,
         publish_time: _timestamp_pb2.Timestamp | None = ...,
         revision: _builtins.int = ...,
+        segments: _abc.Iterable[Global___Segment] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["journey", b"journey", "publish_time", b"publish_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["journey", b"journey", "name", b"name", "publish_time", b"publish_time", "revision", b"revision", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["journey", b"journey", "name", b"name", "publish_time", b"publish_time", "revision", b"revision", "segments", b"segments", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,71 +23,98 @@ _sym_db = _symbol_database.Default()
 
 
 from cairn.api.activation.v1 import activation_pb2 as cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2
+from cairn.api.definition.v1 import journey_pb2 as cairn_dot_api_dot_definition_dot_v1_dot_journey__pb2
 from cairn.api.errors.v1 import error_reason_pb2 as cairn_dot_api_dot_errors_dot_v1_dot_error__reason__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&cairn/api/evaluator/v1/evaluator.proto\x12\x16\x63\x61irn.api.evaluator.v1\x1a(cairn/api/activation/v1/activation.proto\x1a&cairn/api/errors/v1/error_reason.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x01\n\x05\x45vent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x12\n\nprofile_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\noccur_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\nproperties\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\"Z\n\x13IngestEventsRequest\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.cairn.api.evaluator.v1.Event\x12\x14\n\x0cmin_revision\x18\x02 \x01(\x03\"[\n\x07Refusal\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x30\n\x06reason\x18\x02 \x01(\x0e\x32 .cairn.api.errors.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\"o\n\x14IngestEventsResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x05\x12\x12\n\nduplicates\x18\x02 \x01(\x05\x12\x31\n\x08refusals\x18\x03 \x03(\x0b\x32\x1f.cairn.api.evaluator.v1.Refusal\"l\n\x13StreamEventsRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12-\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1d.cairn.api.evaluator.v1.Event\x12\x14\n\x0cmin_revision\x18\x03 \x01(\x03\"\xb4\x01\n\x14StreamEventsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x05\x12\x12\n\nduplicates\x18\x03 \x01(\x05\x12\x31\n\x08refusals\x18\x04 \x03(\x0b\x32\x1f.cairn.api.evaluator.v1.Refusal\x12\x31\n\x05\x65rror\x18\x05 \x01(\x0b\x32\".cairn.api.evaluator.v1.BatchError\"\x7f\n\nBatchError\x12\x30\n\x06reason\x18\x01 \x01(\x0e\x32 .cairn.api.errors.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xae\x01\n\x07Profile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nprofile_id\x18\x02 \x01(\t\x12+\n\nattributes\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x11\n\ttime_zone\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"|\n\x15UpsertProfilesRequest\x12\x31\n\x08profiles\x18\x01 \x03(\x0b\x32\x1f.cairn.api.evaluator.v1.Profile\x12\x30\n\x04mode\x18\x02 \x01(\x0e\x32\".cairn.api.evaluator.v1.UpsertMode\"]\n\x16UpsertProfilesResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x05\x12\x31\n\x08refusals\x18\x02 \x03(\x0b\x32\x1f.cairn.api.evaluator.v1.Refusal\"!\n\x11GetProfileRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"F\n\x12GetProfileResponse\x12\x30\n\x07profile\x18\x01 \x01(\x0b\x32\x1f.cairn.api.evaluator.v1.Profile\"\xa5\x03\n\nEnrollment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0fjourney_version\x18\x02 \x01(\t\x12\x36\n\x05state\x18\x03 \x01(\x0e\x32\'.cairn.api.evaluator.v1.EnrollmentState\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x0c\n\x04step\x18\x05 \x01(\t\x12.\n\nwait_until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nenter_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10stage_enter_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65xit\x18\n \x01(\t\x12\x1b\n\x13pending_activations\x18\x0b \x03(\t\x12,\n\x08\x64ue_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"$\n\x14GetEnrollmentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"O\n\x15GetEnrollmentResponse\x12\x36\n\nenrollment\x18\x01 \x01(\x0b\x32\".cairn.api.evaluator.v1.Enrollment\"\x99\x01\n\x16ListEnrollmentsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07journey\x18\x02 \x01(\t\x12\x37\n\x06states\x18\x03 \x03(\x0e\x32\'.cairn.api.evaluator.v1.EnrollmentState\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"k\n\x17ListEnrollmentsResponse\x12\x37\n\x0b\x65nrollments\x18\x01 \x03(\x0b\x32\".cairn.api.evaluator.v1.Enrollment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xf1\x01\n\nTransition\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fjourney_version\x18\x02 \x01(\t\x12\x15\n\renrollment_id\x18\x03 \x01(\t\x12\x34\n\x04kind\x18\x04 \x01(\x0e\x32&.cairn.api.evaluator.v1.TransitionKind\x12\r\n\x05stage\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\t\x12\'\n\x06\x64\x65tail\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\r\n\x05\x63\x61use\x18\x08 \x01(\t\"\x9b\x01\n\x11\x41\x63tivationReceipt\x12\x15\n\ractivation_id\x18\x01 \x01(\t\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32&.cairn.api.activation.v1.DeliveryState\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"\x8f\x01\n\rEffectRefusal\x12\x11\n\teffect_id\x18\x01 \x01(\t\x12\x30\n\x06reason\x18\x02 \x01(\x0e\x32 .cairn.api.errors.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xfb\x01\n\rTimelineEntry\x12/\n\x0brecord_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\ntransition\x18\x02 \x01(\x0b\x32\".cairn.api.evaluator.v1.TransitionH\x00\x12<\n\x07receipt\x18\x03 \x01(\x0b\x32).cairn.api.evaluator.v1.ActivationReceiptH\x00\x12\x38\n\x07refusal\x18\x04 \x01(\x0b\x32%.cairn.api.evaluator.v1.EffectRefusalH\x00\x42\x07\n\x05\x65ntry\"L\n\x12GetTimelineRequest\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"f\n\x13GetTimelineResponse\x12\x36\n\x07\x65ntries\x18\x01 \x03(\x0b\x32%.cairn.api.evaluator.v1.TimelineEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*Y\n\nUpsertMode\x12\x1b\n\x17UPSERT_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11UPSERT_MODE_MERGE\x10\x01\x12\x17\n\x13UPSERT_MODE_REPLACE\x10\x02*\xd0\x01\n\x0f\x45nrollmentState\x12 \n\x1c\x45NROLLMENT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45NROLLMENT_STATE_WAITING\x10\x01\x12\x1c\n\x18\x45NROLLMENT_STATE_RESTING\x10\x02\x12\x1e\n\x1a\x45NROLLMENT_STATE_COMPLETED\x10\x03\x12\"\n\x1e\x45NROLLMENT_STATE_GOAL_ACHIEVED\x10\x04\x12\x1b\n\x17\x45NROLLMENT_STATE_EXITED\x10\x05*\xea\x03\n\x0eTransitionKind\x12\x1f\n\x1bTRANSITION_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17TRANSITION_KIND_ENTERED\x10\x01\x12!\n\x1dTRANSITION_KIND_STAGE_ENTERED\x10\x02\x12!\n\x1dTRANSITION_KIND_STAGE_SKIPPED\x10\x03\x12 \n\x1cTRANSITION_KIND_WAIT_STARTED\x10\x04\x12\x1e\n\x1aTRANSITION_KIND_WAIT_ENDED\x10\x05\x12!\n\x1dTRANSITION_KIND_WAIT_CANCELED\x10\x06\x12(\n$TRANSITION_KIND_ACTIVATION_REQUESTED\x10\x07\x12(\n$TRANSITION_KIND_ACTIVATION_WITHDRAWN\x10\x08\x12\x1a\n\x16TRANSITION_KIND_RESTED\x10\t\x12!\n\x1dTRANSITION_KIND_GOAL_ACHIEVED\x10\n\x12\x1a\n\x16TRANSITION_KIND_EXITED\x10\x0b\x12\x1d\n\x19TRANSITION_KIND_COMPLETED\x10\x0c\x12!\n\x1dTRANSITION_KIND_ENTRY_REFUSED\x10\r2\x8c\x06\n\x10\x45valuatorService\x12i\n\x0cIngestEvents\x12+.cairn.api.evaluator.v1.IngestEventsRequest\x1a,.cairn.api.evaluator.v1.IngestEventsResponse\x12m\n\x0cStreamEvents\x12+.cairn.api.evaluator.v1.StreamEventsRequest\x1a,.cairn.api.evaluator.v1.StreamEventsResponse(\x01\x30\x01\x12o\n\x0eUpsertProfiles\x12-.cairn.api.evaluator.v1.UpsertProfilesRequest\x1a..cairn.api.evaluator.v1.UpsertProfilesResponse\x12\x63\n\nGetProfile\x12).cairn.api.evaluator.v1.GetProfileRequest\x1a*.cairn.api.evaluator.v1.GetProfileResponse\x12l\n\rGetEnrollment\x12,.cairn.api.evaluator.v1.GetEnrollmentRequest\x1a-.cairn.api.evaluator.v1.GetEnrollmentResponse\x12r\n\x0fListEnrollments\x12..cairn.api.evaluator.v1.ListEnrollmentsRequest\x1a/.cairn.api.evaluator.v1.ListEnrollmentsResponse\x12\x66\n\x0bGetTimeline\x12*.cairn.api.evaluator.v1.GetTimelineRequest\x1a+.cairn.api.evaluator.v1.GetTimelineResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&cairn/api/evaluator/v1/evaluator.proto\x12\x16\x63\x61irn.api.evaluator.v1\x1a(cairn/api/activation/v1/activation.proto\x1a%cairn/api/definition/v1/journey.proto\x1a&cairn/api/errors/v1/error_reason.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x01\n\x05\x45vent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x12\n\nprofile_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\noccur_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\nproperties\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\"Z\n\x13IngestEventsRequest\x12-\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1d.cairn.api.evaluator.v1.Event\x12\x14\n\x0cmin_revision\x18\x02 \x01(\x03\"[\n\x07Refusal\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x30\n\x06reason\x18\x02 \x01(\x0e\x32 .cairn.api.errors.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\"o\n\x14IngestEventsResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x05\x12\x12\n\nduplicates\x18\x02 \x01(\x05\x12\x31\n\x08refusals\x18\x03 \x03(\x0b\x32\x1f.cairn.api.evaluator.v1.Refusal\"l\n\x13StreamEventsRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12-\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x1d.cairn.api.evaluator.v1.Event\x12\x14\n\x0cmin_revision\x18\x03 \x01(\x03\"\xb4\x01\n\x14StreamEventsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x05\x12\x12\n\nduplicates\x18\x03 \x01(\x05\x12\x31\n\x08refusals\x18\x04 \x03(\x0b\x32\x1f.cairn.api.evaluator.v1.Refusal\x12\x31\n\x05\x65rror\x18\x05 \x01(\x0b\x32\".cairn.api.evaluator.v1.BatchError\"\x7f\n\nBatchError\x12\x30\n\x06reason\x18\x01 \x01(\x0e\x32 .cairn.api.errors.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xae\x01\n\x07Profile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nprofile_id\x18\x02 \x01(\t\x12+\n\nattributes\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x11\n\ttime_zone\x18\x04 \x01(\t\x12\x10\n\x08revision\x18\x05 \x01(\x03\x12/\n\x0bupdate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"|\n\x15UpsertProfilesRequest\x12\x31\n\x08profiles\x18\x01 \x03(\x0b\x32\x1f.cairn.api.evaluator.v1.Profile\x12\x30\n\x04mode\x18\x02 \x01(\x0e\x32\".cairn.api.evaluator.v1.UpsertMode\"]\n\x16UpsertProfilesResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x05\x12\x31\n\x08refusals\x18\x02 \x03(\x0b\x32\x1f.cairn.api.evaluator.v1.Refusal\"!\n\x11GetProfileRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"F\n\x12GetProfileResponse\x12\x30\n\x07profile\x18\x01 \x01(\x0b\x32\x1f.cairn.api.evaluator.v1.Profile\"\xb2\x03\n\nEnrollment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0fjourney_version\x18\x02 \x01(\t\x12\x36\n\x05state\x18\x03 \x01(\x0e\x32\'.cairn.api.evaluator.v1.EnrollmentState\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x0c\n\x04step\x18\x05 \x01(\t\x12.\n\nwait_until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nenter_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x10stage_enter_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65xit\x18\n \x01(\t\x12\x1b\n\x13pending_activations\x18\x0b \x03(\t\x12,\n\x08\x64ue_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03key\x18\r \x01(\t\"$\n\x14GetEnrollmentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"O\n\x15GetEnrollmentResponse\x12\x36\n\nenrollment\x18\x01 \x01(\x0b\x32\".cairn.api.evaluator.v1.Enrollment\"\x99\x01\n\x16ListEnrollmentsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0f\n\x07journey\x18\x02 \x01(\t\x12\x37\n\x06states\x18\x03 \x03(\x0e\x32\'.cairn.api.evaluator.v1.EnrollmentState\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"k\n\x17ListEnrollmentsResponse\x12\x37\n\x0b\x65nrollments\x18\x01 \x03(\x0b\x32\".cairn.api.evaluator.v1.Enrollment\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xf1\x01\n\nTransition\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fjourney_version\x18\x02 \x01(\t\x12\x15\n\renrollment_id\x18\x03 \x01(\t\x12\x34\n\x04kind\x18\x04 \x01(\x0e\x32&.cairn.api.evaluator.v1.TransitionKind\x12\r\n\x05stage\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\t\x12\'\n\x06\x64\x65tail\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\r\n\x05\x63\x61use\x18\x08 \x01(\t\"\x9b\x01\n\x11\x41\x63tivationReceipt\x12\x15\n\ractivation_id\x18\x01 \x01(\t\x12\x35\n\x05state\x18\x02 \x01(\x0e\x32&.cairn.api.activation.v1.DeliveryState\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\"\x8f\x01\n\rEffectRefusal\x12\x11\n\teffect_id\x18\x01 \x01(\t\x12\x30\n\x06reason\x18\x02 \x01(\x0e\x32 .cairn.api.errors.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xfb\x01\n\rTimelineEntry\x12/\n\x0brecord_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\ntransition\x18\x02 \x01(\x0b\x32\".cairn.api.evaluator.v1.TransitionH\x00\x12<\n\x07receipt\x18\x03 \x01(\x0b\x32).cairn.api.evaluator.v1.ActivationReceiptH\x00\x12\x38\n\x07refusal\x18\x04 \x01(\x0b\x32%.cairn.api.evaluator.v1.EffectRefusalH\x00\x42\x07\n\x05\x65ntry\"L\n\x12GetTimelineRequest\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"f\n\x13GetTimelineResponse\x12\x36\n\x07\x65ntries\x18\x01 \x03(\x0b\x32%.cairn.api.evaluator.v1.TimelineEntry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"g\n\x0e\x45xplainRequest\x12\x0f\n\x07profile\x18\x01 \x01(\t\x12\x0f\n\x07journey\x18\x02 \x01(\t\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0b\n\x03key\x18\x04 \x01(\t\"\xbe\x01\n\x13\x43riteriaExplanation\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x30\n\x07verdict\x18\x02 \x01(\x0e\x32\x1f.cairn.api.evaluator.v1.Verdict\x12\x0b\n\x03saw\x18\x03 \x01(\t\x12\x0e\n\x06needed\x18\x04 \x01(\t\x12\x0b\n\x03why\x18\x05 \x01(\t\x12=\n\x08\x63hildren\x18\x06 \x03(\x0b\x32+.cairn.api.evaluator.v1.CriteriaExplanation\"\x7f\n\x0fRuleExplanation\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\r\n\x05holds\x18\x02 \x01(\x08\x12\x10\n\x08sentence\x18\x03 \x01(\t\x12=\n\x08\x63riteria\x18\x04 \x01(\x0b\x32+.cairn.api.evaluator.v1.CriteriaExplanation\"\xc4\x01\n\x10InputExplanation\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x12\n\nevent_name\x18\x02 \x01(\t\x12.\n\noccur_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x05rules\x18\x04 \x03(\x0b\x32\'.cairn.api.evaluator.v1.RuleExplanation\x12\x10\n\x08nearness\x18\x05 \x01(\x01\x12\x10\n\x08sentence\x18\x06 \x01(\t\"\x81\x02\n\x0f\x45xplainResponse\x12\x0f\n\x07summary\x18\x01 \x01(\t\x12\x36\n\nenrollment\x18\x02 \x01(\x0b\x32\".cairn.api.evaluator.v1.Enrollment\x12\x33\n\x07\x62\x65\x63\x61use\x18\x03 \x03(\x0b\x32\".cairn.api.evaluator.v1.Transition\x12\x36\n\x05rules\x18\x04 \x03(\x0b\x32\'.cairn.api.evaluator.v1.RuleExplanation\x12\x38\n\x06inputs\x18\x05 \x03(\x0b\x32(.cairn.api.evaluator.v1.InputExplanation\"\x90\x01\n\x10SimulatedProfile\x12\x12\n\nprofile_id\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\nattributes\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x11\n\ttime_zone\x18\x04 \x01(\t\"\x86\x01\n\x0eSimulatedInput\x12.\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1d.cairn.api.evaluator.v1.EventH\x00\x12;\n\x07profile\x18\x02 \x01(\x0b\x32(.cairn.api.evaluator.v1.SimulatedProfileH\x00\x42\x07\n\x05input\"\xee\x01\n\x0fSimulateRequest\x12\x32\n\x08journeys\x18\x01 \x03(\x0b\x32 .cairn.api.definition.v1.Journey\x12\x10\n\x08versions\x18\x02 \x03(\t\x12\x32\n\x08segments\x18\x03 \x03(\x0b\x32 .cairn.api.definition.v1.Segment\x12\x36\n\x06inputs\x18\x04 \x03(\x0b\x32&.cairn.api.evaluator.v1.SimulatedInput\x12)\n\x05until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"a\n\x13SimulatedTransition\x12\x12\n\nprofile_id\x18\x01 \x01(\t\x12\x36\n\ntransition\x18\x02 \x01(\x0b\x32\".cairn.api.evaluator.v1.Transition\"T\n\x10SimulateResponse\x12@\n\x0btransitions\x18\x01 \x03(\x0b\x32+.cairn.api.evaluator.v1.SimulatedTransition\"R\n\x13SimulateOnceRequest\x12;\n\nsimulation\x18\x01 \x01(\x0b\x32\'.cairn.api.evaluator.v1.SimulateRequest\"e\n\x14SimulateOnceResponse\x12@\n\x0btransitions\x18\x01 \x03(\x0b\x32+.cairn.api.evaluator.v1.SimulatedTransition\x12\x0b\n\x03\x63ut\x18\x02 \x01(\x08*Y\n\nUpsertMode\x12\x1b\n\x17UPSERT_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11UPSERT_MODE_MERGE\x10\x01\x12\x17\n\x13UPSERT_MODE_REPLACE\x10\x02*\xc6\x02\n\x0f\x45nrollmentState\x12 \n\x1c\x45NROLLMENT_STATE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45NROLLMENT_STATE_WAITING\x10\x01\x12\x1c\n\x18\x45NROLLMENT_STATE_RESTING\x10\x02\x12\x1e\n\x1a\x45NROLLMENT_STATE_COMPLETED\x10\x03\x12\"\n\x1e\x45NROLLMENT_STATE_GOAL_ACHIEVED\x10\x04\x12\x1b\n\x17\x45NROLLMENT_STATE_EXITED\x10\x05\x12\x19\n\x15\x45NROLLMENT_STATE_HELD\x10\x06\x12\x1b\n\x17\x45NROLLMENT_STATE_JUMPED\x10\x07\x12\x1e\n\x1a\x45NROLLMENT_STATE_RESTARTED\x10\x08\x12\x1c\n\x18\x45NROLLMENT_STATE_REMOVED\x10\t*\x82\x05\n\x0eTransitionKind\x12\x1f\n\x1bTRANSITION_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17TRANSITION_KIND_ENTERED\x10\x01\x12!\n\x1dTRANSITION_KIND_STAGE_ENTERED\x10\x02\x12!\n\x1dTRANSITION_KIND_STAGE_SKIPPED\x10\x03\x12 \n\x1cTRANSITION_KIND_WAIT_STARTED\x10\x04\x12\x1e\n\x1aTRANSITION_KIND_WAIT_ENDED\x10\x05\x12!\n\x1dTRANSITION_KIND_WAIT_CANCELED\x10\x06\x12(\n$TRANSITION_KIND_ACTIVATION_REQUESTED\x10\x07\x12(\n$TRANSITION_KIND_ACTIVATION_WITHDRAWN\x10\x08\x12\x1a\n\x16TRANSITION_KIND_RESTED\x10\t\x12!\n\x1dTRANSITION_KIND_GOAL_ACHIEVED\x10\n\x12\x1a\n\x16TRANSITION_KIND_EXITED\x10\x0b\x12\x1d\n\x19TRANSITION_KIND_COMPLETED\x10\x0c\x12!\n\x1dTRANSITION_KIND_ENTRY_REFUSED\x10\r\x12 \n\x1cTRANSITION_KIND_BRANCH_TAKEN\x10\x0e\x12\x1a\n\x16TRANSITION_KIND_JUMPED\x10\x0f\x12\x1d\n\x19TRANSITION_KIND_RESTARTED\x10\x10\x12\x1b\n\x17TRANSITION_KIND_REMOVED\x10\x11\x12\x1c\n\x18TRANSITION_KIND_MIGRATED\x10\x12*[\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n\x0cVERDICT_TRUE\x10\x01\x12\x11\n\rVERDICT_FALSE\x10\x02\x12\x12\n\x0eVERDICT_FAILED\x10\x03\x32\xb4\x08\n\x10\x45valuatorService\x12i\n\x0cIngestEvents\x12+.cairn.api.evaluator.v1.IngestEventsRequest\x1a,.cairn.api.evaluator.v1.IngestEventsResponse\x12m\n\x0cStreamEvents\x12+.cairn.api.evaluator.v1.StreamEventsRequest\x1a,.cairn.api.evaluator.v1.StreamEventsResponse(\x01\x30\x01\x12o\n\x0eUpsertProfiles\x12-.cairn.api.evaluator.v1.UpsertProfilesRequest\x1a..cairn.api.evaluator.v1.UpsertProfilesResponse\x12\x63\n\nGetProfile\x12).cairn.api.evaluator.v1.GetProfileRequest\x1a*.cairn.api.evaluator.v1.GetProfileResponse\x12l\n\rGetEnrollment\x12,.cairn.api.evaluator.v1.GetEnrollmentRequest\x1a-.cairn.api.evaluator.v1.GetEnrollmentResponse\x12r\n\x0fListEnrollments\x12..cairn.api.evaluator.v1.ListEnrollmentsRequest\x1a/.cairn.api.evaluator.v1.ListEnrollmentsResponse\x12\x66\n\x0bGetTimeline\x12*.cairn.api.evaluator.v1.GetTimelineRequest\x1a+.cairn.api.evaluator.v1.GetTimelineResponse\x12Z\n\x07\x45xplain\x12&.cairn.api.evaluator.v1.ExplainRequest\x1a\'.cairn.api.evaluator.v1.ExplainResponse\x12_\n\x08Simulate\x12\'.cairn.api.evaluator.v1.SimulateRequest\x1a(.cairn.api.evaluator.v1.SimulateResponse0\x01\x12i\n\x0cSimulateOnce\x12+.cairn.api.evaluator.v1.SimulateOnceRequest\x1a,.cairn.api.evaluator.v1.SimulateOnceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cairn.api.evaluator.v1.evaluator_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_UPSERTMODE']._serialized_start=3415
-  _globals['_UPSERTMODE']._serialized_end=3504
-  _globals['_ENROLLMENTSTATE']._serialized_start=3507
-  _globals['_ENROLLMENTSTATE']._serialized_end=3715
-  _globals['_TRANSITIONKIND']._serialized_start=3718
-  _globals['_TRANSITIONKIND']._serialized_end=4208
-  _globals['_EVENT']._serialized_start=244
-  _globals['_EVENT']._serialized_end=396
-  _globals['_INGESTEVENTSREQUEST']._serialized_start=398
-  _globals['_INGESTEVENTSREQUEST']._serialized_end=488
-  _globals['_REFUSAL']._serialized_start=490
-  _globals['_REFUSAL']._serialized_end=581
-  _globals['_INGESTEVENTSRESPONSE']._serialized_start=583
-  _globals['_INGESTEVENTSRESPONSE']._serialized_end=694
-  _globals['_STREAMEVENTSREQUEST']._serialized_start=696
-  _globals['_STREAMEVENTSREQUEST']._serialized_end=804
-  _globals['_STREAMEVENTSRESPONSE']._serialized_start=807
-  _globals['_STREAMEVENTSRESPONSE']._serialized_end=987
-  _globals['_BATCHERROR']._serialized_start=989
-  _globals['_BATCHERROR']._serialized_end=1116
-  _globals['_PROFILE']._serialized_start=1119
-  _globals['_PROFILE']._serialized_end=1293
-  _globals['_UPSERTPROFILESREQUEST']._serialized_start=1295
-  _globals['_UPSERTPROFILESREQUEST']._serialized_end=1419
-  _globals['_UPSERTPROFILESRESPONSE']._serialized_start=1421
-  _globals['_UPSERTPROFILESRESPONSE']._serialized_end=1514
-  _globals['_GETPROFILEREQUEST']._serialized_start=1516
-  _globals['_GETPROFILEREQUEST']._serialized_end=1549
-  _globals['_GETPROFILERESPONSE']._serialized_start=1551
-  _globals['_GETPROFILERESPONSE']._serialized_end=1621
-  _globals['_ENROLLMENT']._serialized_start=1624
-  _globals['_ENROLLMENT']._serialized_end=2045
-  _globals['_GETENROLLMENTREQUEST']._serialized_start=2047
-  _globals['_GETENROLLMENTREQUEST']._serialized_end=2083
-  _globals['_GETENROLLMENTRESPONSE']._serialized_start=2085
-  _globals['_GETENROLLMENTRESPONSE']._serialized_end=2164
-  _globals['_LISTENROLLMENTSREQUEST']._serialized_start=2167
-  _globals['_LISTENROLLMENTSREQUEST']._serialized_end=2320
-  _globals['_LISTENROLLMENTSRESPONSE']._serialized_start=2322
-  _globals['_LISTENROLLMENTSRESPONSE']._serialized_end=2429
-  _globals['_TRANSITION']._serialized_start=2432
-  _globals['_TRANSITION']._serialized_end=2673
-  _globals['_ACTIVATIONRECEIPT']._serialized_start=2676
-  _globals['_ACTIVATIONRECEIPT']._serialized_end=2831
-  _globals['_EFFECTREFUSAL']._serialized_start=2834
-  _globals['_EFFECTREFUSAL']._serialized_end=2977
-  _globals['_TIMELINEENTRY']._serialized_start=2980
-  _globals['_TIMELINEENTRY']._serialized_end=3231
-  _globals['_GETTIMELINEREQUEST']._serialized_start=3233
-  _globals['_GETTIMELINEREQUEST']._serialized_end=3309
-  _globals['_GETTIMELINERESPONSE']._serialized_start=3311
-  _globals['_GETTIMELINERESPONSE']._serialized_end=3413
-  _globals['_EVALUATORSERVICE']._serialized_start=4211
-  _globals['_EVALUATORSERVICE']._serialized_end=4991
+  _globals['_UPSERTMODE']._serialized_start=5250
+  _globals['_UPSERTMODE']._serialized_end=5339
+  _globals['_ENROLLMENTSTATE']._serialized_start=5342
+  _globals['_ENROLLMENTSTATE']._serialized_end=5668
+  _globals['_TRANSITIONKIND']._serialized_start=5671
+  _globals['_TRANSITIONKIND']._serialized_end=6313
+  _globals['_VERDICT']._serialized_start=6315
+  _globals['_VERDICT']._serialized_end=6406
+  _globals['_EVENT']._serialized_start=283
+  _globals['_EVENT']._serialized_end=435
+  _globals['_INGESTEVENTSREQUEST']._serialized_start=437
+  _globals['_INGESTEVENTSREQUEST']._serialized_end=527
+  _globals['_REFUSAL']._serialized_start=529
+  _globals['_REFUSAL']._serialized_end=620
+  _globals['_INGESTEVENTSRESPONSE']._serialized_start=622
+  _globals['_INGESTEVENTSRESPONSE']._serialized_end=733
+  _globals['_STREAMEVENTSREQUEST']._serialized_start=735
+  _globals['_STREAMEVENTSREQUEST']._serialized_end=843
+  _globals['_STREAMEVENTSRESPONSE']._serialized_start=846
+  _globals['_STREAMEVENTSRESPONSE']._serialized_end=1026
+  _globals['_BATCHERROR']._serialized_start=1028
+  _globals['_BATCHERROR']._serialized_end=1155
+  _globals['_PROFILE']._serialized_start=1158
+  _globals['_PROFILE']._serialized_end=1332
+  _globals['_UPSERTPROFILESREQUEST']._serialized_start=1334
+  _globals['_UPSERTPROFILESREQUEST']._serialized_end=1458
+  _globals['_UPSERTPROFILESRESPONSE']._serialized_start=1460
+  _globals['_UPSERTPROFILESRESPONSE']._serialized_end=1553
+  _globals['_GETPROFILEREQUEST']._serialized_start=1555
+  _globals['_GETPROFILEREQUEST']._serialized_end=1588
+  _globals['_GETPROFILERESPONSE']._serialized_start=1590
+  _globals['_GETPROFILERESPONSE']._serialized_end=1660
+  _globals['_ENROLLMENT']._serialized_start=1663
+  _globals['_ENROLLMENT']._serialized_end=2097
+  _globals['_GETENROLLMENTREQUEST']._serialized_start=2099
+  _globals['_GETENROLLMENTREQUEST']._serialized_end=2135
+  _globals['_GETENROLLMENTRESPONSE']._serialized_start=2137
+  _globals['_GETENROLLMENTRESPONSE']._serialized_end=2216
+  _globals['_LISTENROLLMENTSREQUEST']._serialized_start=2219
+  _globals['_LISTENROLLMENTSREQUEST']._serialized_end=2372
+  _globals['_LISTENROLLMENTSRESPONSE']._serialized_start=2374
+  _globals['_LISTENROLLMENTSRESPONSE']._serialized_end=2481
+  _globals['_TRANSITION']._serialized_start=2484
+  _globals['_TRANSITION']._serialized_end=2725
+  _globals['_ACTIVATIONRECEIPT']._serialized_start=2728
+  _globals['_ACTIVATIONRECEIPT']._serialized_end=2883
+  _globals['_EFFECTREFUSAL']._serialized_start=2886
+  _globals['_EFFECTREFUSAL']._serialized_end=3029
+  _globals['_TIMELINEENTRY']._serialized_start=3032
+  _globals['_TIMELINEENTRY']._serialized_end=3283
+  _globals['_GETTIMELINEREQUEST']._serialized_start=3285
+  _globals['_GETTIMELINEREQUEST']._serialized_end=3361
+  _globals['_GETTIMELINERESPONSE']._serialized_start=3363
+  _globals['_GETTIMELINERESPONSE']._serialized_end=3465
+  _globals['_EXPLAINREQUEST']._serialized_start=3467
+  _globals['_EXPLAINREQUEST']._serialized_end=3570
+  _globals['_CRITERIAEXPLANATION']._serialized_start=3573
+  _globals['_CRITERIAEXPLANATION']._serialized_end=3763
+  _globals['_RULEEXPLANATION']._serialized_start=3765
+  _globals['_RULEEXPLANATION']._serialized_end=3892
+  _globals['_INPUTEXPLANATION']._serialized_start=3895
+  _globals['_INPUTEXPLANATION']._serialized_end=4091
+  _globals['_EXPLAINRESPONSE']._serialized_start=4094
+  _globals['_EXPLAINRESPONSE']._serialized_end=4351
+  _globals['_SIMULATEDPROFILE']._serialized_start=4354
+  _globals['_SIMULATEDPROFILE']._serialized_end=4498
+  _globals['_SIMULATEDINPUT']._serialized_start=4501
+  _globals['_SIMULATEDINPUT']._serialized_end=4635
+  _globals['_SIMULATEREQUEST']._serialized_start=4638
+  _globals['_SIMULATEREQUEST']._serialized_end=4876
+  _globals['_SIMULATEDTRANSITION']._serialized_start=4878
+  _globals['_SIMULATEDTRANSITION']._serialized_end=4975
+  _globals['_SIMULATERESPONSE']._serialized_start=4977
+  _globals['_SIMULATERESPONSE']._serialized_end=5061
+  _globals['_SIMULATEONCEREQUEST']._serialized_start=5063
+  _globals['_SIMULATEONCEREQUEST']._serialized_end=5145
+  _globals['_SIMULATEONCERESPONSE']._serialized_start=5147
+  _globals['_SIMULATEONCERESPONSE']._serialized_end=5248
+  _globals['_EVALUATORSERVICE']._serialized_start=6409
+  _globals['_EVALUATORSERVICE']._serialized_end=7485
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 Evaluator: profiles, enrollments and their transitions. It sends nothing and keeps no time."""
 
 from cairn.api.activation.v1 import activation_pb2 as _activation_pb2
+from cairn.api.definition.v1 import journey_pb2 as _journey_pb2
 from cairn.api.errors.v1 import error_reason_pb2 as _error_reason_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -66,6 +67,14 @@ class _EnrollmentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Enrol
     """Ended: the goal was achieved."""
     ENROLLMENT_STATE_EXITED: _EnrollmentState.ValueType  # 5
     """Ended: an exit criterion was met."""
+    ENROLLMENT_STATE_HELD: _EnrollmentState.ValueType  # 6
+    """The journey is paused and the next step waits for the resume."""
+    ENROLLMENT_STATE_JUMPED: _EnrollmentState.ValueType  # 7
+    """Ended: went on to another journey."""
+    ENROLLMENT_STATE_RESTARTED: _EnrollmentState.ValueType  # 8
+    """Ended: a new entry event began it anew."""
+    ENROLLMENT_STATE_REMOVED: _EnrollmentState.ValueType  # 9
+    """Ended: removed by a pause or by the journey's end."""
 
 class EnrollmentState(_EnrollmentState, metaclass=_EnrollmentStateEnumTypeWrapper):
     """Where an enrollment is."""
@@ -82,6 +91,14 @@ ENROLLMENT_STATE_GOAL_ACHIEVED: EnrollmentState.ValueType  # 4
 """Ended: the goal was achieved."""
 ENROLLMENT_STATE_EXITED: EnrollmentState.ValueType  # 5
 """Ended: an exit criterion was met."""
+ENROLLMENT_STATE_HELD: EnrollmentState.ValueType  # 6
+"""The journey is paused and the next step waits for the resume."""
+ENROLLMENT_STATE_JUMPED: EnrollmentState.ValueType  # 7
+"""Ended: went on to another journey."""
+ENROLLMENT_STATE_RESTARTED: EnrollmentState.ValueType  # 8
+"""Ended: a new entry event began it anew."""
+ENROLLMENT_STATE_REMOVED: EnrollmentState.ValueType  # 9
+"""Ended: removed by a pause or by the journey's end."""
 Global___EnrollmentState: _TypeAlias = EnrollmentState  # noqa: Y015
 
 class _TransitionKind:
@@ -101,7 +118,7 @@ class _TransitionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Transi
     TRANSITION_KIND_WAIT_STARTED: _TransitionKind.ValueType  # 4
     """A wait began."""
     TRANSITION_KIND_WAIT_ENDED: _TransitionKind.ValueType  # 5
-    """A wait ran out."""
+    """A wait ran out, or its condition was met."""
     TRANSITION_KIND_WAIT_CANCELED: _TransitionKind.ValueType  # 6
     """A wait was broken off by a goal, an exit or a milestone."""
     TRANSITION_KIND_ACTIVATION_REQUESTED: _TransitionKind.ValueType  # 7
@@ -118,6 +135,16 @@ class _TransitionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Transi
     """Nothing was left to do: the enrollment ended."""
     TRANSITION_KIND_ENTRY_REFUSED: _TransitionKind.ValueType  # 13
     """An entry event did not begin an enrollment; the detail's `reason` tells why."""
+    TRANSITION_KIND_BRANCH_TAKEN: _TransitionKind.ValueType  # 14
+    """A decision or an experiment went one way; the detail's `branch` tells which."""
+    TRANSITION_KIND_JUMPED: _TransitionKind.ValueType  # 15
+    """Went on to another journey: the enrollment ended."""
+    TRANSITION_KIND_RESTARTED: _TransitionKind.ValueType  # 16
+    """A new entry event came: the enrollment ended and another began."""
+    TRANSITION_KIND_REMOVED: _TransitionKind.ValueType  # 17
+    """Removed by a pause or by the journey's end: the enrollment ended."""
+    TRANSITION_KIND_MIGRATED: _TransitionKind.ValueType  # 18
+    """Moved to another version."""
 
 class TransitionKind(_TransitionKind, metaclass=_TransitionKindEnumTypeWrapper):
     """Kinds of transition."""
@@ -133,7 +160,7 @@ TRANSITION_KIND_STAGE_SKIPPED: TransitionKind.ValueType  # 3
 TRANSITION_KIND_WAIT_STARTED: TransitionKind.ValueType  # 4
 """A wait began."""
 TRANSITION_KIND_WAIT_ENDED: TransitionKind.ValueType  # 5
-"""A wait ran out."""
+"""A wait ran out, or its condition was met."""
 TRANSITION_KIND_WAIT_CANCELED: TransitionKind.ValueType  # 6
 """A wait was broken off by a goal, an exit or a milestone."""
 TRANSITION_KIND_ACTIVATION_REQUESTED: TransitionKind.ValueType  # 7
@@ -150,7 +177,45 @@ TRANSITION_KIND_COMPLETED: TransitionKind.ValueType  # 12
 """Nothing was left to do: the enrollment ended."""
 TRANSITION_KIND_ENTRY_REFUSED: TransitionKind.ValueType  # 13
 """An entry event did not begin an enrollment; the detail's `reason` tells why."""
+TRANSITION_KIND_BRANCH_TAKEN: TransitionKind.ValueType  # 14
+"""A decision or an experiment went one way; the detail's `branch` tells which."""
+TRANSITION_KIND_JUMPED: TransitionKind.ValueType  # 15
+"""Went on to another journey: the enrollment ended."""
+TRANSITION_KIND_RESTARTED: TransitionKind.ValueType  # 16
+"""A new entry event came: the enrollment ended and another began."""
+TRANSITION_KIND_REMOVED: TransitionKind.ValueType  # 17
+"""Removed by a pause or by the journey's end: the enrollment ended."""
+TRANSITION_KIND_MIGRATED: TransitionKind.ValueType  # 18
+"""Moved to another version."""
 Global___TransitionKind: _TypeAlias = TransitionKind  # noqa: Y015
+
+class _Verdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERDICT_UNSPECIFIED: _Verdict.ValueType  # 0
+    """Never sent."""
+    VERDICT_TRUE: _Verdict.ValueType  # 1
+    """It held."""
+    VERDICT_FALSE: _Verdict.ValueType  # 2
+    """It did not."""
+    VERDICT_FAILED: _Verdict.ValueType  # 3
+    """It had no answer, which counts as false: `why` tells."""
+
+class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
+    """Whether a criteria, or a part of one, held."""
+
+VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
+"""Never sent."""
+VERDICT_TRUE: Verdict.ValueType  # 1
+"""It held."""
+VERDICT_FALSE: Verdict.ValueType  # 2
+"""It did not."""
+VERDICT_FAILED: Verdict.ValueType  # 3
+"""It had no answer, which counts as false: `why` tells."""
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):
@@ -560,6 +625,7 @@ class Enrollment(_message.Message):
     EXIT_FIELD_NUMBER: _builtins.int
     PENDING_ACTIVATIONS_FIELD_NUMBER: _builtins.int
     DUE_TIME_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `profiles/{profile_id}/enrollments/{enrollment_id}`."""
     journey_version: _builtins.str
@@ -572,6 +638,8 @@ class Enrollment(_message.Message):
     """The step that waits; empty when none does."""
     exit: _builtins.str
     """The name of the exit criterion that ended it."""
+    key: _builtins.str
+    """In a keyed journey, the value of its key."""
     @_builtins.property
     def wait_until(self) -> _timestamp_pb2.Timestamp:
         """When the open wait ends."""
@@ -611,10 +679,11 @@ class Enrollment(_message.Message):
         exit: _builtins.str = ...,
         pending_activations: _abc.Iterable[_builtins.str] | None = ...,
         due_time: _timestamp_pb2.Timestamp | None = ...,
+        key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "end_time", b"end_time", "enter_time", b"enter_time", "stage_enter_time", b"stage_enter_time", "wait_until", b"wait_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "end_time", b"end_time", "enter_time", b"enter_time", "exit", b"exit", "journey_version", b"journey_version", "name", b"name", "pending_activations", b"pending_activations", "stage", b"stage", "stage_enter_time", b"stage_enter_time", "state", b"state", "step", b"step", "wait_until", b"wait_until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "end_time", b"end_time", "enter_time", b"enter_time", "exit", b"exit", "journey_version", b"journey_version", "key", b"key", "name", b"name", "pending_activations", b"pending_activations", "stage", b"stage", "stage_enter_time", b"stage_enter_time", "state", b"state", "step", b"step", "wait_until", b"wait_until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -759,14 +828,14 @@ class Transition(_message.Message):
     step: _builtins.str
     """The step's id; empty when no step is concerned."""
     cause: _builtins.str
-    """What caused it: `event {id}`, `timer {id}`, `profile`."""
+    """What caused it: `event {id}`, `timer`, `profile`, `pause`, `resume`, `end`, or `jump {journey}`."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """Logical time."""
 
     @_builtins.property
     def detail(self) -> _struct_pb2.Struct:
-        """More of it: `exit`, `until`, `activation_id`, `reason`, `late_seconds`, `also_held`."""
+        """More of it: `exit`, `until`, `way`, `branch`, `activation_id`, `reason`, `journey`, `stage`, `late_seconds`, `also_held`."""
 
     def __init__(
         self,
@@ -961,3 +1030,433 @@ class GetTimelineResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetTimelineResponse: _TypeAlias = GetTimelineResponse  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    """See Explain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROFILE_FIELD_NUMBER: _builtins.int
+    JOURNEY_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    profile: _builtins.str
+    """`profiles/{profile_id}`. Required."""
+    journey: _builtins.str
+    """`journeys/{id}`. Required."""
+    key: _builtins.str
+    """In a keyed journey, the value of the key. Default: the enrollment that was entered last."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """As of when. Default: now. A past moment is answered from the timeline and from the inputs that are still kept."""
+
+    def __init__(
+        self,
+        *,
+        profile: _builtins.str = ...,
+        journey: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "journey", b"journey", "key", b"key", "profile", b"profile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class CriteriaExplanation(_message.Message):
+    """A criteria, or a part of one, with what it saw."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    SAW_FIELD_NUMBER: _builtins.int
+    NEEDED_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    CHILDREN_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The part, as CEL."""
+    verdict: Global___Verdict.ValueType
+    """Whether it held."""
+    saw: _builtins.str
+    """The values seen, in words: `event.properties.total was 40`."""
+    needed: _builtins.str
+    """What would have been right: `> 50`."""
+    why: _builtins.str
+    """Why it had no answer: `profile.country is not there`."""
+    @_builtins.property
+    def children(self) -> _containers.RepeatedCompositeFieldContainer[Global___CriteriaExplanation]:
+        """The parts that it is made of, in their order; none for the smallest."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        verdict: Global___Verdict.ValueType = ...,
+        saw: _builtins.str = ...,
+        needed: _builtins.str = ...,
+        why: _builtins.str = ...,
+        children: _abc.Iterable[Global___CriteriaExplanation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["children", b"children", "needed", b"needed", "saw", b"saw", "text", b"text", "verdict", b"verdict", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CriteriaExplanation: _TypeAlias = CriteriaExplanation  # noqa: Y015
+
+@_typing.final
+class RuleExplanation(_message.Message):
+    """One rule that is tested for somebody in a journey, or the entry criteria."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    HOLDS_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    CRITERIA_FIELD_NUMBER: _builtins.int
+    rule: _builtins.str
+    """Which: `entry`, `goal`, `exit closed`, `milestone one`, `step one/2`, `reentry`."""
+    holds: _builtins.bool
+    """Whether it holds."""
+    sentence: _builtins.str
+    """In one sentence."""
+    @_builtins.property
+    def criteria(self) -> Global___CriteriaExplanation:
+        """The criteria with the values seen; absent for a rule without one, such as staleness."""
+
+    def __init__(
+        self,
+        *,
+        rule: _builtins.str = ...,
+        holds: _builtins.bool = ...,
+        sentence: _builtins.str = ...,
+        criteria: Global___CriteriaExplanation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["criteria", b"criteria"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["criteria", b"criteria", "holds", b"holds", "rule", b"rule", "sentence", b"sentence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RuleExplanation: _TypeAlias = RuleExplanation  # noqa: Y015
+
+@_typing.final
+class InputExplanation(_message.Message):
+    """An input that reached the journey, and what the rules said of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    EVENT_NAME_FIELD_NUMBER: _builtins.int
+    OCCUR_TIME_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    NEARNESS_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """The event's id."""
+    event_name: _builtins.str
+    """The event's name."""
+    nearness: _builtins.float
+    """How near it came to what it had to be, 0 to 1."""
+    sentence: _builtins.str
+    """In one sentence."""
+    @_builtins.property
+    def occur_time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened."""
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleExplanation]:
+        """The rules as they saw it."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        event_name: _builtins.str = ...,
+        occur_time: _timestamp_pb2.Timestamp | None = ...,
+        rules: _abc.Iterable[Global___RuleExplanation] | None = ...,
+        nearness: _builtins.float = ...,
+        sentence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["occur_time", b"occur_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "event_name", b"event_name", "nearness", b"nearness", "occur_time", b"occur_time", "rules", b"rules", "sentence", b"sentence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InputExplanation: _TypeAlias = InputExplanation  # noqa: Y015
+
+@_typing.final
+class ExplainResponse(_message.Message):
+    """See Explain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    ENROLLMENT_FIELD_NUMBER: _builtins.int
+    BECAUSE_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    summary: _builtins.str
+    """The answer in one or two sentences."""
+    @_builtins.property
+    def enrollment(self) -> Global___Enrollment:
+        """The enrollment that is open, or ended last; absent when there never was one."""
+
+    @_builtins.property
+    def because(self) -> _containers.RepeatedCompositeFieldContainer[Global___Transition]:
+        """What put it where it is, newest first: its last transitions."""
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleExplanation]:
+        """What is tested now, in the order of precedence; for somebody who is not in the journey, the entry."""
+
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___InputExplanation]:
+        """The last inputs that reached the journey and changed nothing in it, the nearest miss first."""
+
+    def __init__(
+        self,
+        *,
+        summary: _builtins.str = ...,
+        enrollment: Global___Enrollment | None = ...,
+        because: _abc.Iterable[Global___Transition] | None = ...,
+        rules: _abc.Iterable[Global___RuleExplanation] | None = ...,
+        inputs: _abc.Iterable[Global___InputExplanation] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["enrollment", b"enrollment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["because", b"because", "enrollment", b"enrollment", "inputs", b"inputs", "rules", b"rules", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015
+
+@_typing.final
+class SimulatedProfile(_message.Message):
+    """A change of a profile in a simulation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROFILE_ID_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    profile_id: _builtins.str
+    """Whom. Required."""
+    time_zone: _builtins.str
+    """IANA name; empty leaves it as it was."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When. Required."""
+
+    @_builtins.property
+    def attributes(self) -> _struct_pb2.Struct:
+        """Attributes to merge; null removes."""
+
+    def __init__(
+        self,
+        *,
+        profile_id: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        attributes: _struct_pb2.Struct | None = ...,
+        time_zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "profile_id", b"profile_id", "time", b"time", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulatedProfile: _TypeAlias = SimulatedProfile  # noqa: Y015
+
+@_typing.final
+class SimulatedInput(_message.Message):
+    """One thing that happens in a simulation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> Global___Event:
+        """An event; one that is known by its id counts once."""
+
+    @_builtins.property
+    def profile(self) -> Global___SimulatedProfile:
+        """A change of a profile."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___Event | None = ...,
+        profile: Global___SimulatedProfile | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "input", b"input", "profile", b"profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "input", b"input", "profile", b"profile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["event", "profile"]  # noqa: Y015
+    _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_input) -> _WhichOneofReturnType_input | None: ...
+
+Global___SimulatedInput: _TypeAlias = SimulatedInput  # noqa: Y015
+
+@_typing.final
+class SimulateRequest(_message.Message):
+    """See Simulate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOURNEYS_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    SEGMENTS_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def journeys(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Journey]:
+        """Drafts to run, each as version 1 of its journey."""
+
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Published versions to run, `journeys/{id}/versions/{version}`, with their segments."""
+
+    @_builtins.property
+    def segments(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Segment]:
+        """Segments that the drafts name."""
+
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimulatedInput]:
+        """What happens, in order of time; ties in this order. At most 100,000."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """How long the clock runs; this instant is included. Default: until nothing is left to happen."""
+
+    def __init__(
+        self,
+        *,
+        journeys: _abc.Iterable[_journey_pb2.Journey] | None = ...,
+        versions: _abc.Iterable[_builtins.str] | None = ...,
+        segments: _abc.Iterable[_journey_pb2.Segment] | None = ...,
+        inputs: _abc.Iterable[Global___SimulatedInput] | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "journeys", b"journeys", "segments", b"segments", "until", b"until", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulateRequest: _TypeAlias = SimulateRequest  # noqa: Y015
+
+@_typing.final
+class SimulatedTransition(_message.Message):
+    """A transition of a simulation, and whose it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROFILE_ID_FIELD_NUMBER: _builtins.int
+    TRANSITION_FIELD_NUMBER: _builtins.int
+    profile_id: _builtins.str
+    """Whose."""
+    @_builtins.property
+    def transition(self) -> Global___Transition:
+        """What."""
+
+    def __init__(
+        self,
+        *,
+        profile_id: _builtins.str = ...,
+        transition: Global___Transition | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["transition", b"transition"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["profile_id", b"profile_id", "transition", b"transition"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulatedTransition: _TypeAlias = SimulatedTransition  # noqa: Y015
+
+@_typing.final
+class SimulateResponse(_message.Message):
+    """See Simulate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSITIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def transitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimulatedTransition]:
+        """In order of time, at most 1,000 a message."""
+
+    def __init__(
+        self,
+        *,
+        transitions: _abc.Iterable[Global___SimulatedTransition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["transitions", b"transitions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulateResponse: _TypeAlias = SimulateResponse  # noqa: Y015
+
+@_typing.final
+class SimulateOnceRequest(_message.Message):
+    """See SimulateOnce."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIMULATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def simulation(self) -> Global___SimulateRequest:
+        """The simulation."""
+
+    def __init__(
+        self,
+        *,
+        simulation: Global___SimulateRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["simulation", b"simulation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["simulation", b"simulation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulateOnceRequest: _TypeAlias = SimulateOnceRequest  # noqa: Y015
+
+@_typing.final
+class SimulateOnceResponse(_message.Message):
+    """See SimulateOnce."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRANSITIONS_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
+    cut: _builtins.bool
+    """Whether there were more."""
+    @_builtins.property
+    def transitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimulatedTransition]:
+        """In order of time, at most 10,000."""
+
+    def __init__(
+        self,
+        *,
+        transitions: _abc.Iterable[Global___SimulatedTransition] | None = ...,
+        cut: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "transitions", b"transitions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimulateOnceResponse: _TypeAlias = SimulateOnceResponse  # noqa: Y015

@@ -70,6 +70,21 @@ class EvaluatorServiceStub:
                 request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.GetTimelineRequest.SerializeToString,
                 response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.GetTimelineResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/cairn.api.evaluator.v1.EvaluatorService/Explain',
+                request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ExplainResponse.FromString,
+                _registered_method=True)
+        self.Simulate = channel.unary_stream(
+                '/cairn.api.evaluator.v1.EvaluatorService/Simulate',
+                request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateResponse.FromString,
+                _registered_method=True)
+        self.SimulateOnce = channel.unary_unary(
+                '/cairn.api.evaluator.v1.EvaluatorService/SimulateOnce',
+                request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateOnceRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateOnceResponse.FromString,
+                _registered_method=True)
 
 
 class EvaluatorServiceServicer:
@@ -128,6 +143,29 @@ class EvaluatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Why a profile is where it is in a journey, or why it never entered: each criteria with the values that it saw. NOT_FOUND for a journey
+        that is not served; a profile never heard of is explained too.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Simulate(self, request, context):
+        """Runs drafts or versions over given inputs under a virtual clock, with the machine that the service runs; nothing is stored or sent.
+        INVALID_ARGUMENT with every violation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SimulateOnce(self, request, context):
+        """The unary twin of Simulate: all transitions at once, at most 10,000.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EvaluatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -165,6 +203,21 @@ def add_EvaluatorServiceServicer_to_server(servicer, server):
                     servicer.GetTimeline,
                     request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.GetTimelineRequest.FromString,
                     response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.GetTimelineResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ExplainRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ExplainResponse.SerializeToString,
+            ),
+            'Simulate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Simulate,
+                    request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateResponse.SerializeToString,
+            ),
+            'SimulateOnce': grpc.unary_unary_rpc_method_handler(
+                    servicer.SimulateOnce,
+                    request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateOnceRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateOnceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -357,6 +410,87 @@ class EvaluatorService:
             '/cairn.api.evaluator.v1.EvaluatorService/GetTimeline',
             cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.GetTimelineRequest.SerializeToString,
             cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.GetTimelineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.evaluator.v1.EvaluatorService/Explain',
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ExplainRequest.SerializeToString,
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Simulate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cairn.api.evaluator.v1.EvaluatorService/Simulate',
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateRequest.SerializeToString,
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SimulateOnce(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.evaluator.v1.EvaluatorService/SimulateOnce',
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateOnceRequest.SerializeToString,
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateOnceResponse.FromString,
             options,
             channel_credentials,
             insecure,

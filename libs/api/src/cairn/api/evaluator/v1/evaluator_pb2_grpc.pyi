@@ -52,6 +52,16 @@ class EvaluatorServiceStub:
     """Enrollments, a page at a time: the open ones and the last ended one of each journey."""
     GetTimeline: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.GetTimelineRequest, _evaluator_pb2.GetTimelineResponse]
     """What happened to a profile, newest first, a page at a time: transitions, fates of activations, refused effects."""
+    Explain: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.ExplainRequest, _evaluator_pb2.ExplainResponse]
+    """Why a profile is where it is in a journey, or why it never entered: each criteria with the values that it saw. NOT_FOUND for a journey
+    that is not served; a profile never heard of is explained too.
+    """
+    Simulate: _grpc.UnaryStreamMultiCallable[_evaluator_pb2.SimulateRequest, _evaluator_pb2.SimulateResponse]
+    """Runs drafts or versions over given inputs under a virtual clock, with the machine that the service runs; nothing is stored or sent.
+    INVALID_ARGUMENT with every violation.
+    """
+    SimulateOnce: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.SimulateOnceRequest, _evaluator_pb2.SimulateOnceResponse]
+    """The unary twin of Simulate: all transitions at once, at most 10,000."""
 
 @_typing.type_check_only
 class EvaluatorServiceAsyncStub(EvaluatorServiceStub):
@@ -77,6 +87,16 @@ class EvaluatorServiceAsyncStub(EvaluatorServiceStub):
     """Enrollments, a page at a time: the open ones and the last ended one of each journey."""
     GetTimeline: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.GetTimelineRequest, _evaluator_pb2.GetTimelineResponse]  # type: ignore[assignment]
     """What happened to a profile, newest first, a page at a time: transitions, fates of activations, refused effects."""
+    Explain: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.ExplainRequest, _evaluator_pb2.ExplainResponse]  # type: ignore[assignment]
+    """Why a profile is where it is in a journey, or why it never entered: each criteria with the values that it saw. NOT_FOUND for a journey
+    that is not served; a profile never heard of is explained too.
+    """
+    Simulate: _aio.UnaryStreamMultiCallable[_evaluator_pb2.SimulateRequest, _evaluator_pb2.SimulateResponse]  # type: ignore[assignment]
+    """Runs drafts or versions over given inputs under a virtual clock, with the machine that the service runs; nothing is stored or sent.
+    INVALID_ARGUMENT with every violation.
+    """
+    SimulateOnce: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.SimulateOnceRequest, _evaluator_pb2.SimulateOnceResponse]  # type: ignore[assignment]
+    """The unary twin of Simulate: all transitions at once, at most 10,000."""
 
 class EvaluatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """Owns where everybody is. An acknowledged event is durable and acts once."""
@@ -141,5 +161,33 @@ class EvaluatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_evaluator_pb2.GetTimelineResponse, _abc.Awaitable[_evaluator_pb2.GetTimelineResponse]]:
         """What happened to a profile, newest first, a page at a time: transitions, fates of activations, refused effects."""
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _evaluator_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluator_pb2.ExplainResponse, _abc.Awaitable[_evaluator_pb2.ExplainResponse]]:
+        """Why a profile is where it is in a journey, or why it never entered: each criteria with the values that it saw. NOT_FOUND for a journey
+        that is not served; a profile never heard of is explained too.
+        """
+
+    @_abc_1.abstractmethod
+    def Simulate(
+        self,
+        request: _evaluator_pb2.SimulateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_evaluator_pb2.SimulateResponse], _abc.AsyncIterator[_evaluator_pb2.SimulateResponse]]:
+        """Runs drafts or versions over given inputs under a virtual clock, with the machine that the service runs; nothing is stored or sent.
+        INVALID_ARGUMENT with every violation.
+        """
+
+    @_abc_1.abstractmethod
+    def SimulateOnce(
+        self,
+        request: _evaluator_pb2.SimulateOnceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluator_pb2.SimulateOnceResponse, _abc.Awaitable[_evaluator_pb2.SimulateOnceResponse]]:
+        """The unary twin of Simulate: all transitions at once, at most 10,000."""
 
 def add_EvaluatorServiceServicer_to_server(servicer: EvaluatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,63 @@
+"""Owns times of day in time zones: the first one at or after a moment, across changes of daylight saving."""
+
+from collections.abc import Collection
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from typing import Final
+from zoneinfo import ZoneInfo
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND: Final = timedelta(seconds=1)
+_MICROSECOND: Final = timedelta(microseconds=1)
+# Seven weekdays, one that has passed already today, and room for a day that a zone left out.
+_MOST_DAYS: Final = 10
+
+
+def next_time_of_day(start_us: int, zone: str, minute: int, weekdays: Collection[int]) -> int:
+    """The first moment at or after `start_us` at which a clock in the zone shows a time of day on one of the weekdays.
+
+    `minute` counts from midnight; weekdays count from 0, Monday. A time that a change of clocks leaves out is the first
+    instant after the gap, one that is repeated is its first. Raises OverflowError beyond the year 9999.
+    """
+    start = _EPOCH + timedelta(microseconds=start_us)
+    day = start.astimezone(_zone(zone)).date()
+    for _ in range(_MOST_DAYS):
+        moment, weekday = _moment(zone, day, minute)
+        if moment >= start and weekday in weekdays:
+            return (moment - _EPOCH) // _MICROSECOND
+        day += timedelta(days=1)
+    raise OverflowError("no such time of day within ten days")
+
+
+@lru_cache(maxsize=256)
+def _zone(name: str) -> ZoneInfo:
+    return ZoneInfo(name)
+
+
+@lru_cache(maxsize=4096)
+def _moment(zone: str, day: date, minute: int) -> tuple[datetime, int]:
+    """The instant of a time of day, and the weekday that the zone's calendar shows then."""
+    tz = _zone(zone)
+    local = datetime.combine(day, time(minute // 60, minute % 60), tz)
+    moment = local.astimezone(UTC)
+    shown = moment.astimezone(tz)
+    if shown.replace(tzinfo=None) != local.replace(tzinfo=None):
+        moment = _end_of_gap(tz, local)
+        shown = moment.astimezone(tz)
+    return moment, shown.weekday()
+
+
+def _end_of_gap(tz: ZoneInfo, local: datetime) -> datetime:
+    """The first instant after the gap in which a local time lies."""
+    # Read with the offset before the gap the time lies past its end, read with the one after it before it.
+    late = local.replace(fold=0).astimezone(UTC)
+    early = local.replace(fold=1).astimezone(UTC)
+    before = early.astimezone(tz).utcoffset()
+    low, high = 0, (late - early) // _SECOND
+    while high - low > 1:
+        middle = (low + high) // 2
+        if (early + middle * _SECOND).astimezone(tz).utcoffset() == before:
+            low = middle
+        else:
+            high = middle
+    return early + high * _SECOND

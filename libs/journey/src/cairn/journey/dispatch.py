@@ -1,0 +1,316 @@
+"""Owns whom an input reaches: which journeys, in a keyed one which keys, and the journeys that jumps begin.
+
+A standing is known by its id: the journey's, or `journey/key` for one value of a key. The service, the simulator and the
+tests all come to the machine through here.
+"""
+
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from cairn.journey import limits
+from cairn.journey.behavior import record
+from cairn.journey.live import LiveJourney, LiveJourneys
+from cairn.journey.machine import UnknownVersionError, advance
+from cairn.journey.reentry import is_needed
+from cairn.journey.state import (
+    Effect,
+    EventInput,
+    Input,
+    LifeInput,
+    Profile,
+    ProfileInput,
+    ReceiptInput,
+    Standing,
+    StartInput,
+    StartJourney,
+    TimerInput,
+    Transition,
+)
+
+
+class Dispatched:
+    """What one input did to one profile.
+
+    `profile` is the profile with the input; `standings` are those that changed, by their ids, None for one that nobody needs any
+    more; `effects` are in order, each list with the id of its standing; `failures` counts criteria that failed, by journey;
+    `quiet` are the journeys that the input reached without changing anything that is told of; `unserved` are journeys that
+    a jump leads to and that are not served here.
+    """
+
+    __slots__ = ("effects", "failures", "profile", "quiet", "standings", "transitions", "unserved")
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.standings: dict[str, Standing | None] = {}
+        self.effects: list[tuple[str, tuple[Effect, ...]]] = []
+        self.transitions: list[Transition] = []
+        self.failures: dict[str, int] = {}
+        self.quiet: list[str] = []
+        self.unserved: list[str] = []
+
+
+def dispatch_event(
+    live: LiveJourneys, profile: Profile, standings: Mapping[str, Standing], input: EventInput
+) -> Dispatched:
+    """What an event does. It is counted in the profile's behavior first; what was due before it does not see it."""
+    name = input.view["name"]
+    before = profile
+    need = live.needs.get(name)
+    if need is not None:
+        tracks = record(profile.behavior, need, input.stored(), input.time_us)
+        profile = Profile(profile.profile_id, profile.attributes, profile.time_zone, tracks)
+    run = _Dispatcher(live, profile, standings)
+    run.catch_up(input.time_us, before)
+    for journey in live.concerned_by_event(name):
+        told = len(run.out.transitions)
+        if journey.is_keyed:
+            run.keyed(journey, input, before)
+        else:
+            run.one(journey, journey.journey_id, "", input, before)
+        if len(run.out.transitions) == told:
+            run.out.quiet.append(journey.journey_id)
+    return run.finish()
+
+
+def dispatch_profile(
+    live: LiveJourneys, before: Profile, after: Profile, standings: Mapping[str, Standing], time_us: int
+) -> Dispatched:
+    """What a change of the profile does: to those journeys that it is in, and to those that it could begin.
+
+    Raises UnknownVersionError for an open enrollment in a journey that is not served here.
+    """
+    run = _Dispatcher(live, after, standings)
+    run.catch_up(time_us, before)
+    input = ProfileInput(time_us)
+    begins = {journey.journey_id for journey in live.by_profile}
+    reached: dict[str, str] = {}
+    for standing_id, standing in {**standings, **run.out.standings}.items():
+        journey_id, _, _ = standing_id.partition("/")
+        if standing is not None and (_is_open(standing) or standing_id in begins):
+            reached[standing_id] = journey_id
+    for journey_id in begins:
+        reached.setdefault(journey_id, journey_id)
+    for standing_id in sorted(reached):
+        journey = live.get(reached[standing_id])
+        if journey is None:
+            raise UnknownVersionError(reached[standing_id])
+        # Without an event there is no value of a key that could begin anything.
+        may_enter = standing_id in begins and not journey.newest.key
+        run.one(journey, standing_id, standing_id.partition("/")[2], input, before, may_enter=may_enter)
+    return run.finish()
+
+
+def dispatch_to(
+    live: LiveJourneys,
+    profile: Profile,
+    standings: Mapping[str, Standing],
+    standing_id: str,
+    input: TimerInput | ReceiptInput | LifeInput,
+) -> Dispatched:
+    """What an input does that is for one standing. Raises UnknownVersionError when its journey is not served here."""
+    run = _Dispatcher(live, profile, standings)
+    if standing_id in standings:
+        journey_id, _, key = standing_id.partition("/")
+        journey = live.get(journey_id)
+        if journey is None:
+            raise UnknownVersionError(journey_id)
+        if isinstance(input, TimerInput) and _is_awaited(standings[standing_id], input):
+            run.catch_up(input.time_us, profile)
+        run.one(journey, standing_id, key, input, profile)
+    return run.finish()
+
+
+def key_of(path: tuple[str, ...], properties: Mapping[str, Any]) -> str | None:
+    """The value of a key in an event's properties as text; None when it is not there, or is no text, number or boolean."""
+    value: Any = properties
+    for name in path:
+        if not isinstance(value, Mapping) or name not in value:
+            return None
+        value = value[name]
+    match value:
+        case bool():
+            text = "true" if value else "false"
+        case int() | float():
+            text = str(int(value)) if value == int(value) else repr(float(value))
+        case str():
+            text = value
+        case _:
+            return None
+    if not text:
+        return None
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) > limits.MAX_KEY_BYTES or "\0" in text:
+        return blake2b(data, digest_size=16).hexdigest()
+    return text
+
+
+class _Dispatcher:
+    """One input on its way to the standings that it reaches, and to those that it begins."""
+
+    def __init__(self, live: LiveJourneys, profile: Profile, standings: Mapping[str, Standing]) -> None:
+        self.live = live
+        self.profile = profile
+        self.standings = standings
+        self.out = Dispatched(profile)
+        self.starts: list[StartJourney] = []
+
+    def standing(self, standing_id: str) -> Standing:
+        changed = self.out.standings.get(standing_id)
+        return changed or self.standings.get(standing_id) or Standing()
+
+    def catch_up(self, time_us: int, before: Profile) -> None:
+        """Applies what was due before a moment to every standing, in order of due time, as the profile was until then.
+
+        The machine does the same for the one that an input reaches; here it is done for all, because a jump or the event itself can
+        make one see what another did.
+        """
+        stuck: set[str] = set()
+        while due := self._earliest(time_us, stuck):
+            _, standing_id = due
+            journey_id, _, key = standing_id.partition("/")
+            journey = self.live.get(journey_id)
+            stuck.add(standing_id)
+            if journey is None:
+                continue
+            now, self.profile = self.profile, before
+            try:
+                self.one(journey, standing_id, key, LifeInput(due[0]), before)
+                self.begin_started()
+            except UnknownVersionError:
+                # Whoever the input does not reach must not hold it up.
+                continue
+            finally:
+                self.profile = now
+            changed = self.out.standings.get(standing_id)
+            if changed is not None and _wake_us(changed) != due[0]:
+                stuck.discard(standing_id)
+
+    def _earliest(self, time_us: int, stuck: set[str]) -> tuple[int, str] | None:
+        """The due time and the id of the standing whose wake-up is the earliest of those before a moment."""
+        found: tuple[int, str] | None = None
+        standings = {**self.standings, **self.out.standings} if self.out.standings else self.standings
+        for standing_id, standing in standings.items():
+            wake_us = _wake_us(standing) if standing is not None else 0
+            if 0 < wake_us < time_us and standing_id not in stuck:
+                found = min(found or (wake_us, standing_id), (wake_us, standing_id))
+        return found
+
+    def one(
+        self,
+        journey: LiveJourney,
+        standing_id: str,
+        key: str,
+        input: Input,
+        before: Profile,
+        *,
+        may_enter: bool = True,
+        goal_us: int = 0,
+    ) -> None:
+        """Runs the machine on one standing. `goal_us` is when the goal was met by an input without a key."""
+        standing = self.standing(standing_id)
+        if goal_us > standing.goal_us:
+            standing = msgspec.structs.replace(standing, goal_us=goal_us)
+        outcome = advance(
+            journey, self.profile, standing, input, previous=before, key=key, may_enter=may_enter
+        )
+        out = self.out
+        if outcome.failures:
+            out.failures[journey.journey_id] = out.failures.get(journey.journey_id, 0) + outcome.failures
+        if outcome.effects:
+            kept = tuple(each for each in outcome.effects if not isinstance(each, StartJourney))
+            self.starts += [each for each in outcome.effects if isinstance(each, StartJourney)]
+            out.effects.append((standing_id, kept))
+        out.transitions += outcome.transitions
+        if outcome.standing is not standing:
+            out.standings[standing_id] = outcome.standing
+
+    def keyed(self, journey: LiveJourney, input: EventInput, before: Profile) -> None:
+        """An event that carries the key's property reaches that value's enrollment only, one without it reaches all."""
+        journey_id, properties = journey.journey_id, input.view["properties"]
+        newest = key_of(journey.newest.key, properties) if journey.newest.key else ""
+        entry_id = _standing_id(journey_id, newest) if newest is not None else ""
+        wide_us = self.standing(journey_id).goal_us
+        reached = [
+            (standing_id, key)
+            for standing_id, key, standing in self._of(journey_id)
+            if standing_id != entry_id
+            and _is_open(standing)
+            and _is_meant(journey, key, standing, properties)
+        ]
+        if newest is not None:
+            reached.append((entry_id, newest))
+        elif journey_id not in (each for each, _ in reached):
+            # Begins nothing, but may meet the goal.
+            reached.append((journey_id, ""))
+        for standing_id, key in reached:
+            may_enter = standing_id == entry_id
+            self.one(journey, standing_id, key, input, before, may_enter=may_enter, goal_us=wide_us)
+        self._forget(journey, input.time_us)
+
+    def finish(self) -> Dispatched:
+        """Begins what jumps lead to, and returns all that came of the input."""
+        self.begin_started()
+        return self.out
+
+    def begin_started(self) -> None:
+        """Begins what jumps lead to, one after the other."""
+        while self.starts:
+            effect = self.starts.pop(0)
+            journey = self.live.get(effect.journey_id)
+            if journey is None:
+                self.out.unserved.append(effect.journey_id)
+                continue
+            key = self._key_of_start(journey, effect.start)
+            if key is not None:
+                standing_id = _standing_id(effect.journey_id, key)
+                self.one(journey, standing_id, key, effect.start, self.profile)
+
+    def _key_of_start(self, journey: LiveJourney, start: StartInput) -> str | None:
+        """The value with which a jump begins a keyed journey, by the event that it carries; without one nothing begins."""
+        path = journey.newest.key
+        if not path:
+            return ""
+        return key_of(path, start.entry["properties"]) if start.entry else None
+
+    def _of(self, journey_id: str) -> Iterator[tuple[str, str, Standing]]:
+        """The standings with one journey: id, key, standing; in order of their ids."""
+        prefix = f"{journey_id}/"
+        ids = {*self.standings, *self.out.standings}
+        for standing_id in sorted(each for each in ids if each == journey_id or each.startswith(prefix)):
+            yield standing_id, standing_id[len(prefix) :], self.standing(standing_id)
+
+    def _forget(self, journey: LiveJourney, now_us: int) -> None:
+        for standing_id, key, standing in self._of(journey.journey_id):
+            if key and standing_id in self.standings and not is_needed(journey, standing, now_us):
+                self.out.standings[standing_id] = None
+
+
+def _standing_id(journey_id: str, key: str) -> str:
+    return f"{journey_id}/{key}" if key else journey_id
+
+
+def _wake_us(standing: Standing) -> int:
+    return standing.enrollment.wake_us if standing.enrollment is not None else 0
+
+
+def _is_awaited(standing: Standing, timer: TimerInput) -> bool:
+    """Whether a timer is the one that its enrollment waits for."""
+    enrollment = standing.enrollment
+    return enrollment is not None and bool(enrollment.wake_us) and enrollment.timer_id == timer.timer_id
+
+
+def _is_open(standing: Standing) -> bool:
+    return standing.enrollment is not None and standing.enrollment.is_open
+
+
+def _is_meant(journey: LiveJourney, key: str, standing: Standing, properties: Mapping[str, Any]) -> bool:
+    """Whether an event reaches an open enrollment, by the key of the version that it is in."""
+    assert standing.enrollment is not None
+    plan = journey.plans.get(standing.enrollment.version)
+    if plan is None or not plan.key:
+        return True
+    value = key_of(plan.key, properties)
+    return value is None or value == key

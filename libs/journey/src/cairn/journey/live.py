@@ -1,0 +1,107 @@
+"""Owns journeys as they are served: the versions of each, its pauses and its end, and which inputs concern which of them."""
+
+import enum
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from cairn.journey.behavior import Need, needs_of
+from cairn.journey.plan import Plan
+
+
+class PauseMode(enum.IntEnum):
+    """What a pause does to clocks and to open enrollments; the numbers are those of the contract."""
+
+    FREEZE = 1
+    RUN = 2
+    DROP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """One pause; `until_us` is None while it lasts."""
+
+    mode: PauseMode
+    since_us: int
+    until_us: int | None = None
+
+
+@dataclass(frozen=True)
+class LiveJourney:
+    """A journey as it is served: the newest version takes new enrollments, the others keep those they have.
+
+    `pauses` are all there were, oldest first; `end_us` is when the journey ended (None: it has not), and `removes` whether
+    that removed open enrollments.
+    """
+
+    plans: Mapping[int, Plan]
+    pauses: tuple[Pause, ...] = ()
+    end_us: int | None = None
+    removes: bool = False
+    newest: Plan = field(init=False)
+    event_names: frozenset[str] | None = field(init=False)
+    is_keyed: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "newest", self.plans[max(self.plans)])
+        names: frozenset[str] | None = frozenset()
+        for plan in self.plans.values():
+            more = plan.event_names
+            names = None if names is None or more is None else names | more
+        object.__setattr__(self, "event_names", names)
+        object.__setattr__(self, "is_keyed", any(plan.key for plan in self.plans.values()))
+        if self.end_us is not None and self.pauses and self.pauses[-1].until_us is None:
+            # The end of a journey ends its pause.
+            last = Pause(self.pauses[-1].mode, self.pauses[-1].since_us, self.end_us)
+            object.__setattr__(self, "pauses", (*self.pauses[:-1], last))
+
+    @property
+    def journey_id(self) -> str:
+        """The journey's id."""
+        return self.newest.journey_id
+
+    @property
+    def pause(self) -> Pause | None:
+        """The pause that lasts, if one does."""
+        return self.pauses[-1] if self.pauses and self.pauses[-1].until_us is None else None
+
+    @property
+    def can_begin_by_profile(self) -> bool:
+        """Whether a change of a profile alone can begin the journey or meet its goal: whether they can hold without an event."""
+        newest = self.newest
+        return newest.entry.event_names_needed is None or (
+            newest.goal is not None and newest.goal.event_names_needed is None
+        )
+
+
+class LiveJourneys:
+    """All journeys that are served, and an index of which inputs concern them. Immutable."""
+
+    def __init__(self, journeys: Iterable[LiveJourney] = ()) -> None:
+        self._journeys = {journey.journey_id: journey for journey in journeys}
+        served = self._journeys.values()
+        everyone = [journey for journey in served if journey.event_names is None]
+        by_event: dict[str, list[LiveJourney]] = {}
+        for journey in served:
+            for name in journey.event_names or ():
+                by_event.setdefault(name, list(everyone)).append(journey)
+        self._by_any_event = tuple(everyone)
+        self._by_event = {name: tuple(concerned) for name, concerned in by_event.items()}
+        self.by_profile = tuple(journey for journey in served if journey.can_begin_by_profile)
+        self.needs: Mapping[str, Need] = needs_of(
+            ask
+            for journey in served
+            for plan in journey.plans.values()
+            for criteria in plan.criteria()
+            for ask in criteria.asks
+        )
+
+    def get(self, journey_id: str) -> LiveJourney | None:
+        """A journey, or None."""
+        return self._journeys.get(journey_id)
+
+    def concerned_by_event(self, name: str) -> tuple[LiveJourney, ...]:
+        """The journeys that events of this name reach."""
+        return self._by_event.get(name, self._by_any_event)
+
+    def __iter__(self) -> Iterator[LiveJourney]:
+        return iter(self._journeys.values())

@@ -1,0 +1,299 @@
+"""Owns the simulation: journeys run on given events and changes of profiles, by the very machine, under a virtual clock.
+
+Timers ring punctually, messages count as handed over once the input that asked for them is done, and nothing comes late.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from cairn.journey.dispatch import Dispatched, dispatch_event, dispatch_profile, dispatch_to
+from cairn.journey.limits import DAY_US, describe_us
+from cairn.journey.live import LiveJourney, LiveJourneys
+from cairn.journey.model import Journey
+from cairn.journey.plan import compile_plan
+from cairn.journey.state import (
+    CancelTimer,
+    EventInput,
+    Kind,
+    LifeInput,
+    Profile,
+    ReceiptInput,
+    RequestActivation,
+    ScheduleTimer,
+    Standing,
+    TimerInput,
+    Transition,
+)
+from cairn.journey.times import to_datetime, to_us
+from cairn.rules import CriteriaError, Scope, compile_criteria
+
+LONGEST_RUN_US: Final = 400 * DAY_US
+"""How long the clock runs on after the last input when no end is given: journeys that lead back to each other never come to one."""
+
+MOST_RINGS: Final = 10_000
+"""How often one profile's timers ring after the last input when no end is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedEvent:
+    """An event; numbers in its properties become doubles, as they do on the wire. It arrives when it occurs, at `time_us`."""
+
+    event_id: str
+    profile_id: str
+    name: str
+    time_us: int
+    properties: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedProfile:
+    """A change of a profile: `attributes` are merged into those it has, at the top level, and None removes one; an empty
+    `time_zone` leaves what there is."""
+
+    profile_id: str
+    time_us: int
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    time_zone: str = ""
+
+
+SimulatedInput: TypeAlias = SimulatedEvent | SimulatedProfile
+
+
+def simulate(
+    live: LiveJourneys, inputs: Iterable[SimulatedInput], until_us: int | None = None
+) -> "Simulation":
+    """Runs journeys on inputs: an iterator of (profile_id, transition), in order of time.
+
+    Inputs run in order of time, ties in the given order; one with the profile and id of an event before is left out. What is
+    due before an input acts before it, what is due in its instant after all inputs of that instant. The clock stops after the
+    instant `until_us`; without it when nothing is left to happen, and at the latest LONGEST_RUN_US after the last input.
+    """
+    return Simulation(live, inputs, until_us)
+
+
+def live_of(journeys: Iterable[Journey], segments: Mapping[str, str] | None = None) -> LiveJourneys:
+    """Journeys as they are served when each is live in version 1; `segments` are the sources of segments' criteria by id."""
+    return LiveJourneys(
+        LiveJourney({1: compile_plan(journey, 1, segments=_named_through(journey, segments or {}))})
+        for journey in journeys
+    )
+
+
+class Simulation(Iterator[tuple[str, Transition]]):
+    """A run of journeys under way: iterate to let it go on. The other attributes count when it is over.
+
+    `taken` counts inputs that were taken, `repeated` events that were left out as repetitions, `later` inputs after the end;
+    `failures` counts criteria that failed, by journey; `unserved` are journeys that jumps lead to and that are not among these;
+    `cut` are the profiles for whom something would have happened still when the clock had run for LONGEST_RUN_US, or MOST_RINGS.
+    """
+
+    def __init__(
+        self, live: LiveJourneys, inputs: Iterable[SimulatedInput], until_us: int | None = None
+    ) -> None:
+        self.live = live
+        self.until_us = until_us
+        self.taken = self.repeated = self.later = 0
+        self.failures: dict[str, int] = {}
+        self.unserved: set[str] = set()
+        self.cut: set[str] = set()
+        self.individuals: dict[str, Individual] = {}
+        self._alarms: list[tuple[int, int, str, str]] = []
+        self._asked = 0
+        self._run = self._transitions(inputs)
+
+    def __next__(self) -> tuple[str, Transition]:
+        return next(self._run)
+
+    def _transitions(self, inputs: Iterable[SimulatedInput]) -> Iterator[tuple[str, Transition]]:
+        seen: set[tuple[str, str]] = set()
+        alarms, last_us = self._alarms, 0
+        for input in sorted(inputs, key=lambda input: input.time_us):
+            if self.until_us is not None and input.time_us > self.until_us:
+                self.later += 1
+                continue
+            if isinstance(input, SimulatedEvent):
+                identity = input.profile_id, input.event_id
+                if identity in seen:
+                    self.repeated += 1
+                    continue
+                seen.add(identity)
+            last_us = input.time_us
+            if alarms and alarms[0][0] < last_us:
+                yield from self._ring(last_us - 1)
+            self.taken += 1
+            for transition in self._take(input):
+                yield input.profile_id, transition
+        if self.until_us is not None:
+            yield from self._ring(self.until_us)
+        else:
+            yield from self._ring(last_us + LONGEST_RUN_US, MOST_RINGS)
+            self.cut |= {
+                profile_id for _, _, profile_id, timer_id in alarms if self._is_open(profile_id, timer_id)
+            }
+
+    def _take(self, input: SimulatedInput) -> Iterable[Transition]:
+        profile_id = input.profile_id
+        if isinstance(input, SimulatedEvent) and not self.live.concerned_by_event(input.name):
+            return ()
+        individual = self.individuals.get(profile_id)
+        if individual is None:
+            individual = self.individuals[profile_id] = Individual(profile_id)
+        if isinstance(input, SimulatedEvent):
+            view = event_of(input.name, input.time_us, input.properties)
+            done = individual.take_event(self.live, EventInput(input.event_id, input.time_us, view))
+        else:
+            after = individual.described(input.attributes, input.time_zone)
+            done = individual.take_profile(self.live, after, input.time_us)
+        return self._done(individual, done)
+
+    def _ring(self, until_us: int, most: int | None = None) -> Iterator[tuple[str, Transition]]:
+        """Rings what is due up to and including a moment, by due time, then in the order in which it was asked for; at most so
+        often for one profile, which is cut off then."""
+        rings: dict[str, int] = {}
+        while self._alarms and self._alarms[0][0] <= until_us:
+            due_us, _, profile_id, timer_id = heapq.heappop(self._alarms)
+            if not self._is_open(profile_id, timer_id):
+                continue
+            if most is not None:
+                rings[profile_id] = rings.get(profile_id, 0) + 1
+                if rings[profile_id] > most:
+                    self.cut.add(profile_id)
+                    continue
+            individual = self.individuals[profile_id]
+            for transition in self._done(individual, individual.ring(self.live, timer_id, due_us)):
+                yield profile_id, transition
+
+    def _is_open(self, profile_id: str, timer_id: str) -> bool:
+        return timer_id in self.individuals[profile_id].timers
+
+    def _done(self, individual: "Individual", done: Dispatched) -> list[Transition]:
+        """Takes note of what came of an input, and hands over the messages that it asked for; returns its transitions."""
+        for journey_id, count in done.failures.items():
+            self.failures[journey_id] = self.failures.get(journey_id, 0) + count
+        if done.unserved:
+            self.unserved.update(done.unserved)
+        for standing_id, effects in done.effects:
+            for effect in effects:
+                if isinstance(effect, ScheduleTimer):
+                    self._asked += 1
+                    alarm = effect.due_us, self._asked, individual.profile.profile_id, effect.timer_id
+                    heapq.heappush(self._alarms, alarm)
+                elif isinstance(effect, RequestActivation):
+                    individual.take(self.live, standing_id, ReceiptInput(effect.activation_id))
+        return done.transitions
+
+
+class Individual:
+    """One profile as it goes: its attributes and behavior, how it stands with each journey, the timers that were asked for.
+
+    `timers` has the due time and the standing of each timer that is open. What an input does is kept here and given back.
+    """
+
+    __slots__ = ("profile", "standings", "timers", "was_described")
+
+    def __init__(self, profile_id: str) -> None:
+        self.profile = Profile(profile_id)
+        self.standings: dict[str, Standing] = {}
+        self.timers: dict[str, tuple[int, str]] = {}
+        self.was_described = False
+
+    def take_event(self, live: LiveJourneys, input: EventInput) -> Dispatched:
+        """What an event does."""
+        return self._keep(dispatch_event(live, self.profile, self.standings, input))
+
+    def take_profile(self, live: LiveJourneys, after: Profile, time_us: int) -> Dispatched:
+        """What a change of the profile does; one that changes nothing is no input."""
+        before, self.profile = self.profile, after
+        is_known = self.was_described or self.standings or before.behavior
+        self.was_described = True
+        if is_known and (before.attributes, before.time_zone) == (after.attributes, after.time_zone):
+            return Dispatched(after)
+        return self._keep(dispatch_profile(live, before, after, self.standings, time_us))
+
+    def take(
+        self, live: LiveJourneys, standing_id: str, input: TimerInput | ReceiptInput | LifeInput
+    ) -> Dispatched:
+        """What an input does that is for one standing."""
+        return self._keep(dispatch_to(live, self.profile, self.standings, standing_id, input))
+
+    def ring(self, live: LiveJourneys, timer_id: str, due_us: int) -> Dispatched:
+        """What an open timer does."""
+        _, standing_id = self.timers.pop(timer_id)
+        return self.take(live, standing_id, TimerInput(timer_id, due_us))
+
+    def described(self, attributes: Mapping[str, Any], time_zone: str = "") -> Profile:
+        """The profile with more attributes, None for those to be removed, and with a time zone unless that is empty."""
+        profile, merged = self.profile, dict(self.profile.attributes)
+        for name, value in attributes.items():
+            if value is None:
+                merged.pop(name, None)
+            else:
+                merged[name] = as_doubles(value)
+        return Profile(profile.profile_id, merged, time_zone or profile.time_zone, profile.behavior)
+
+    def _keep(self, done: Dispatched) -> Dispatched:
+        self.profile = done.profile
+        for standing_id, standing in done.standings.items():
+            if standing is None:
+                self.standings.pop(standing_id, None)
+            else:
+                self.standings[standing_id] = standing
+        for standing_id, effects in done.effects:
+            for effect in effects:
+                if isinstance(effect, ScheduleTimer):
+                    self.timers[effect.timer_id] = (effect.due_us, standing_id)
+                elif isinstance(effect, CancelTimer):
+                    self.timers.pop(effect.timer_id, None)
+        return done
+
+
+def more_of(transition: Transition, show: Callable[[int], str]) -> str:
+    """What a transition's detail says, in words: `until 3h`, `through email`, `big`. `show` writes a moment."""
+    detail = transition.detail
+    parts = []
+    if "until" in detail:
+        parts.append(f"until {show(to_us(detail['until']))}")
+    if transition.kind in (Kind.JUMPED, Kind.GOAL_ACHIEVED) and "journey" in detail:
+        parts.append("to " + "/".join(filter(None, (detail["journey"], detail["stage"]))))
+    parts.append(detail.get("branch", ""))
+    parts.append(detail.get("way", "").replace("_", " "))
+    for word, name in (("through", "channel"), ("by", "exit"), ("because of", "reason")):
+        if detail.get(name):
+            parts.append(f"{word} {detail[name].removeprefix('connections/')}")
+    if "late_seconds" in detail:
+        parts.append(f"late by {describe_us(round(detail['late_seconds'] * 1_000_000))}")
+    if detail.get("also_held"):
+        parts.append(f"over {', '.join(detail['also_held'])}")
+    return " ".join(filter(None, parts))
+
+
+def event_of(name: str, time_us: int, properties: Mapping[str, Any]) -> dict[str, Any]:
+    """An event as criteria read it."""
+    return {"name": name, "properties": as_doubles(properties), "occur_time": to_datetime(time_us)}
+
+
+def as_doubles(value: Any) -> Any:
+    """A JSON value as it comes off the wire, where every number is a double. Raises OverflowError for one beyond those."""
+    if isinstance(value, Mapping):
+        return {name: as_doubles(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_doubles(each) for each in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _named_through(journey: Journey, segments: Mapping[str, str]) -> dict[str, str]:
+    """The segments that a journey names, and those that they name in turn; one that is not defined is none."""
+    named: dict[str, str] = {}
+    names = {name for criteria in compile_plan(journey, 1).criteria() for name in criteria.segments}
+    while names:
+        name = names.pop()
+        if name not in segments or name in named:
+            continue
+        named[name] = segments[name]
+        try:
+            names |= compile_criteria(segments[name], Scope.SEGMENT).segments
+        except CriteriaError:
+            continue
+    return named

@@ -1,16 +1,21 @@
 """Any text, however wrong, deep or large, is a criteria or a CriteriaError, and nothing else."""
 
+import contextlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cairn.rules import CriteriaError, Scope, compile_criteria
+from cairn.rules import CriteriaError, CriteriaFailed, Scope, compile_criteria, explain, implies
 
 VALID = (
     'event.name == "purchase" && event.properties.total > 50',
     'has(profile.country) && profile.country in ["JP", "US"]',
     'profile.tags.exists(t, t.startsWith("vip")) || !profile.opt_in',
     'event.occur_time - entry.occur_time > duration("1h") ? profile.a == 1 : profile["b"] != null',
+    'count("login", duration("168h")) >= 5 || sum("purchase", "total", duration("720h")) > 100',
+    'has(last("x").properties.total) && first("x").occur_time < last("y", duration("1h")).occur_time',
+    'in_segment("vip") && !(count("a") > 2)',
     '{"a": [1, 2.5, 3u, b"x"]}.a.map(x, x)[0] == 1e3',
 )
 PIECES = (
@@ -47,6 +52,14 @@ WORDS = (
     " in ",
     "has(",
     ".all(x,",
+    "count(",
+    "sum(",
+    "last(",
+    "first",
+    "in_segment(",
+    'duration("1h")',
+    ".properties",
+    '"x"',
     "null",
     "1",
     "1e9",
@@ -58,9 +71,13 @@ WORDS = (
 
 def problems_of(source: str) -> tuple[object, ...]:
     try:
-        compile_criteria(source, Scope.ENROLLMENT)
+        criteria = compile_criteria(source, Scope.ENROLLMENT)
     except CriteriaError as error:
         return error.problems
+    with contextlib.suppress(CriteriaFailed):
+        criteria.evaluate(None, None, {})
+    assert explain(criteria, None, None, {}).sentence()
+    assert implies(criteria, criteria)
     return ()
 
 

@@ -47,6 +47,37 @@ def test_the_events_that_reach_a_criteria(source, names):
 
 
 @pytest.mark.parametrize(
+    ("source", "names", "needed"),
+    [
+        ('event.name == "a"', {"a"}, {"a"}),
+        ('event.name in ["a", "b"] && profile.vip', {"a", "b"}, {"a", "b"}),
+        ('count("login") >= 5', {"login"}, ANY),
+        ('event.name == "a" && count("b") > 2', {"a", "b"}, {"a"}),
+        ('event.name == "a" || count("b") > 2', {"a", "b"}, ANY),
+        (
+            'last("a").properties.x == first("b").properties.x && sum("c", "x", duration("1h")) > 1',
+            set("abc"),
+            ANY,
+        ),
+        ('event.properties.total > 5 && count("b") > 2', ANY, ANY),
+        ("profile.x > 1", NONE, ANY),
+        ('in_segment("vip")', NONE, ANY),
+        ('!(event.name != "a")', ANY, {"a"}),
+        ('!(event.name != "a" || event.properties.total > 5)', ANY, {"a"}),
+        ('!(event.name == "a")', ANY, ANY),
+        ('profile.vip ? event.name == "a" : event.name == "b"', ANY, {"a", "b"}),
+        ('event.name == "a" ? profile.vip : false', ANY, {"a"}),
+        ('event.name == "a" && event.name == "b"', NONE, NONE),
+        ("false", NONE, NONE),
+    ],
+)
+def test_the_events_that_reach_it_and_those_that_it_needs(source, names, needed):
+    criteria = compile_criteria(source, Scope.ENTRY)
+    assert criteria.event_names == names
+    assert criteria.event_names_needed == needed
+
+
+@pytest.mark.parametrize(
     ("source", "reads"),
     [
         ("true", ()),
@@ -101,6 +132,9 @@ def test_what_a_criteria_reads(source, reads):
         ("as == 1", ["1:1 as is a reserved word"]),
         ("(" * 100, ["1:1 is nested too deeply"]),
         ("profile" + ".a" * 100, ["1:1 is nested too deeply"]),
+        ("parsetree", ["1:1 there is nothing named parsetree"]),
+        ('has(// why\nevent.name) == "a"', ["1:4 has() asks for a key of a map"]),
+        ('google.protobuf.Duration{seconds: 1} == duration("1s")', ["1:1 there are no messages here"]),
         ('event.name == "a\0"', ["1:17 has a character that is not text"]),
         ('true &&\n"\ud800" == event.name', ["2:2 has a character that is not text"]),
     ],
@@ -163,16 +197,16 @@ def test_common_criteria_run_as_python(source):
 
 def test_what_generated_python_looks_like():
     assert compile_criteria('event.name == "a" && profile.seats > 5', Scope.ENTRY).python == (
-        "def evaluate(event, entry, profile):\n"
+        "def evaluate(event, entry, profile, behavior=None, /):\n"
         "    try:\n"
         "        if not (event[\"name\"] == 'a'):\n"
         "            return False\n"
         "    except Exception:\n"
-        "        return reference(event, entry, profile)\n"
+        "        return reference(event, entry, profile, behavior)\n"
         "    try:\n"
         "        return (t1 > 5 if (t1 := profile['seats']).__class__ is not bool else unsure())\n"
         "    except KeyError:\n"
-        '        raise CriteriaFailed("it reads a key that is not there") from None\n'
+        "        raise CriteriaFailed('it reads a key that is not there') from None\n"
         "    except Exception:\n"
-        "        return reference(event, entry, profile)\n"
+        "        return reference(event, entry, profile, behavior)\n"
     )

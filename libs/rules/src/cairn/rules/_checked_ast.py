@@ -75,6 +75,9 @@ _ONEOFS: Final = {"Constant": "kind", "Expr": "kind", "Type": "kind"}
 _DECLARED: Final = frozenset({"profile"})
 _PRIMITIVES: Final = {1: "bool", 2: "int", 3: "uint", 4: "double", 5: "string", 6: "bytes"}
 _WELL_KNOWN: Final = {2: "timestamp", 3: "duration"}
+EVENT_FUNCTIONS: Final = frozenset({"first", "last"})
+"""The functions that yield an event, which the library knows as a map."""
+_EVENT_TYPES: Final = {"name": "string", "properties": "map", "occur_time": "timestamp"}
 
 
 def _build_classes() -> Mapping[str, Any]:
@@ -146,7 +149,7 @@ class Call(Node):
 
 @dataclass(frozen=True, slots=True)
 class Many(Node):
-    """A list's elements, or (`type` "map" or a message) its keys and values in turn."""
+    """A list's elements, or (`type` "map") its keys and values in turn; nothing of a "message", which we refuse."""
 
     elements: tuple[Node, ...]
 
@@ -200,10 +203,20 @@ def children(node: Node) -> tuple[Node, ...]:
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """The node and everything below it."""
-    yield node
-    for child in children(node):
-        yield from walk(child)
+    """The node and everything below it, parents before children, in the order in which they are written."""
+    pending = [node]
+    while pending:
+        part = pending.pop()
+        yield part
+        if below := children(part):
+            pending.extend(reversed(below))
+
+
+def operands(node: Node, function: str) -> list[Node]:
+    """The operands of a run of one of `&&` and `||`, which the parser balanced into a tree; else the node itself."""
+    if isinstance(node, Call) and node.function == function:
+        return [operand for arg in node.args for operand in operands(arg, function)]
+    return [node]
 
 
 def _type_name(message: Any) -> str:
@@ -231,13 +244,21 @@ def _settled(type_name: str, function: str, args: tuple[Node, ...]) -> str:
 
     The checker infers backwards: in `!profile.a["b"]` it calls the operand a bool, whatever the value will be.
     """
+    kinds = tuple(arg.type for arg in args)
     match function:
         case "_[_]" | "dyn":
             return "dyn"
+        case "sum":
+            # The library knows it as dynamic, so that a person may compare it with 100 as with 100.0.
+            return "double"
         case "_?_:_":
             return type_name if args[1].type == args[2].type == type_name else "dyn"
+        case "_-_" if kinds == ("timestamp", "timestamp"):
+            return "duration"
         case "_-_" if type_name == "duration":
-            return type_name if all(arg.type == "timestamp" for arg in args) else "dyn"
+            return "dyn"
+        case "_+_" | "_-_" if sorted(kinds) == ["duration", "timestamp"] and kinds[1] != "timestamp":
+            return "timestamp"
         case "_+_" | "_-_" | "_*_" | "_/_" | "_%_" | "-_":
             return type_name if any(arg.type == type_name for arg in args) else "dyn"
         case _:
@@ -265,8 +286,11 @@ class _Converter:
                 return Ident(type_name if declared else "dyn", offset, name)
             case "select_expr":
                 select = expr.select_expr
+                operand = self.convert(select.operand)
                 kind = "bool" if select.test_only else "dyn"
-                return Select(kind, offset, self.convert(select.operand), select.field, select.test_only)
+                if isinstance(operand, Call) and operand.function in EVENT_FUNCTIONS:
+                    kind = _EVENT_TYPES.get(select.field, "dyn")
+                return Select(kind, offset, operand, select.field, select.test_only)
             case "call_expr":
                 call = expr.call_expr
                 target = (call.target,) if call.HasField("target") else ()
@@ -275,6 +299,8 @@ class _Converter:
             case "list_expr":
                 return Many(type_name, offset, tuple(map(self.convert, expr.list_expr.elements)))
             case "struct_expr":
+                if expr.struct_expr.message_name:
+                    return Many("message", offset, ())
                 pairs = [part for entry in expr.struct_expr.entries for part in (entry.map_key, entry.value)]
                 return Many(type_name, offset, tuple(map(self.convert, pairs)))
             case "comprehension_expr":
@@ -285,5 +311,4 @@ class _Converter:
                     type_name, offset, variable, span, accumulator, *(self.convert(part) for part in parts)
                 )
             case _:
-                # A message field without its key's Expr (`google.type.Money{units: 1}`): nothing in it to read.
                 return Node("unknown", offset)

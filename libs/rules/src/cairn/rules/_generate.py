@@ -7,13 +7,23 @@ run time to be in doubt raises there (see `_operators`), and the library decides
 """
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cairn.rules import _library
-from cairn.rules._checked_ast import Call, Comprehension, Constant, Ident, Many, Node, Select, walk
+from cairn.rules import _behavior, _library
+from cairn.rules._checked_ast import (
+    EVENT_FUNCTIONS,
+    Call,
+    Comprehension,
+    Constant,
+    Ident,
+    Many,
+    Node,
+    Select,
+    operands,
+    walk,
+)
 from cairn.rules._operators import EXACT_INT
 
 
@@ -43,7 +53,7 @@ _MOST_MACROS: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Python expressions over `event`, `entry` and `profile`, and the constants that they name.
+    """Python expressions over `event`, `entry`, `profile` and `behavior`, and the constants that they name.
 
     When `first` is there and yields `verdict`, that is the answer; otherwise it is what `last` yields. `certain`
     says that nothing could absorb a failure in `last`: a missing key there is the criteria's failure.
@@ -66,8 +76,8 @@ def generate(root: Node) -> Generated:
         raise UnsupportedError
     generator = _Generator()
     function = root.function if isinstance(root, Call) and root.function in _CHAINS else ""
-    *operands, last = _operands(root, function)
-    conditions = [generator.condition(operand) for operand in operands]
+    *others, last = operands(root, function)
+    conditions = [generator.condition(operand) for operand in others]
     return Generated(
         first=_joined(conditions, function) if conditions else None,
         verdict=function == "_||_",
@@ -169,6 +179,8 @@ class _Generator:
         function, args = node.function, node.args
         if emit := _OPERATORS.get((function, len(args))):
             return emit(self, node)
+        if function in _behavior.FUNCTIONS:
+            return self._behavior(node)
         if function in ("timestamp", "duration") and len(args) == 1:
             return self._moment(function, args[0])
         if helper := _HELPERS.get((function, len(args))):
@@ -178,7 +190,7 @@ class _Generator:
         raise UnsupportedError
 
     def _chain(self, node: Call) -> str:
-        return _joined([self.condition(part) for part in _operands(node, node.function)], node.function)
+        return _joined([self.condition(part) for part in operands(node, node.function)], node.function)
 
     def _not(self, node: Call) -> str:
         return f"(not {self.condition(node.args[0])})"
@@ -217,7 +229,11 @@ class _Generator:
         if "string" in (left.type, right.type):
             return f"({a} {sign} {b})"
         for dynamic, number, source in ((left, right, a), (right, left, b)):
-            if dynamic.type == "dyn" and isinstance(number, Constant) and _plain_number(number):
+            if not (isinstance(number, Constant) and _plain_number(number)):
+                continue
+            if dynamic.type in _NUMBERS:
+                return f"({a} {sign} {b})"
+            if dynamic.type == "dyn":
                 name = self._temporary()
                 test = f"{name} {sign} {b}" if dynamic is left else f"{a} {sign} {name}"
                 return f"({test} if ({name} := {source}).__class__ is not bool else unsure())"
@@ -266,17 +282,11 @@ class _Generator:
     def _moment(self, function: str, arg: Node) -> str:
         if arg.type == function:
             return self.value(arg)
-        # A fraction of a microsecond would be lost, so such a constant is left to the library.
-        if (
-            not isinstance(arg, Constant)
-            or not isinstance(arg.value, str)
-            or re.search(r"\.\d{7}|ns", arg.value)
-        ):
-            raise UnsupportedError
-        if function == "duration" and "." in arg.value:
+        if not isinstance(arg, Constant) or not isinstance(arg.value, str):
             raise UnsupportedError
         try:
-            value = _library.constant(function, arg.value)
+            # A fraction of a microsecond would be lost, so such a constant is left to the library.
+            value = _library.exact_constant(function, arg.value)
         except _library.RefusedError:
             raise UnsupportedError from None
         name = f"k{len(self.constants)}"
@@ -291,6 +301,14 @@ class _Generator:
         if function in ("_+_", "_-_") and sorted(kinds) == ["duration", "timestamp"]:
             return f"({self.value(args[0])} {function[1]} {self.value(args[1])})"
         raise UnsupportedError
+
+    def _behavior(self, node: Call) -> str:
+        if node.function == _behavior.SEGMENT:
+            return f"behavior.in_segment({_behavior.segment(node)!r})"
+        ask = _behavior.ask(node)
+        parts = (ask.name, ask.property, ask.window_us) if ask.property else (ask.name, ask.window_us)
+        call = f"behavior.{ask.function}({', '.join(map(repr, parts))})"
+        return f"happened({call})" if ask.function in EVENT_FUNCTIONS else call
 
     def _temporary(self) -> str:
         self._temporaries += 1
@@ -316,13 +334,6 @@ _OPERATORS: Final[Mapping[tuple[str, int], Callable[[_Generator, Call], str]]] =
     ("contains", 2): _Generator._text,
     ("dyn", 1): _Generator._dyn,
 }
-
-
-def _operands(node: Node, function: str) -> list[Node]:
-    """The operands of a run of one of `&&` and `||`, which the parser balanced into a tree."""
-    if isinstance(node, Call) and node.function == function:
-        return [operand for arg in node.args for operand in _operands(arg, function)]
-    return [node]
 
 
 def _joined(conditions: list[str], function: str) -> str:

@@ -3,29 +3,53 @@
 Owns the library's quirks and its error texts; refuses to let any of its types or exceptions out.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import cache
 from typing import Any, Final
 
 from cel_expr_python import cel  # type: ignore[import-untyped]  # its stubs come without py.typed
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from cairn.rules.model import CriteriaFailed, Scope
+from cairn.rules.model import Behavior, CriteriaFailed, Scope
 
 EVENT_FIELDS: Final = ("name", "properties", "occur_time")
 
-_ATTRIBUTES: Final = cel.Type.Map(cel.Type.STRING, cel.Type.DYN)
-_EVENT_TYPES: Final = dict(zip(EVENT_FIELDS, (cel.Type.STRING, _ATTRIBUTES, cel.Type.TIMESTAMP), strict=True))
+_TEXT: Final = cel.Type.STRING
+_ATTRIBUTES: Final = cel.Type.Map(_TEXT, cel.Type.DYN)
+_EVENT_TYPES: Final = dict(zip(EVENT_FIELDS, (_TEXT, _ATTRIBUTES, cel.Type.TIMESTAMP), strict=True))
+# name -> what it yields, and its parameters in each form. A sum is dynamic, or the checker would refuse `sum(...) > 100`;
+# an event is a map, for the library can't be told of other types that have fields and dynamic properties.
+_FUNCTIONS: Final[Mapping[str, tuple[cel.Type, tuple[tuple[cel.Type, ...], ...]]]] = {
+    "count": (cel.Type.INT, ((_TEXT,), (_TEXT, cel.Type.DURATION))),
+    "sum": (cel.Type.DYN, ((_TEXT, _TEXT, cel.Type.DURATION),)),
+    "first": (_ATTRIBUTES, ((_TEXT,), (_TEXT, cel.Type.DURATION))),
+    "last": (_ATTRIBUTES, ((_TEXT,), (_TEXT, cel.Type.DURATION))),
+    "in_segment": (cel.Type.BOOL, ((_TEXT,),)),
+}
 
+NO_EVENT: Final = "it reads an event where there is none"
+NO_KEY: Final = "it reads a key that is not there"
+NO_ELEMENT: Final = "it reads an element that is not there"
+NO_SUCH_EVENT: Final = "there is no such event"
+NO_BEHAVIOR: Final = "it asks for behavior where none is given"
+NOT_A_CONDITION: Final = "its result is neither true nor false"
+_NO_ANSWER: Final = "the profile's behavior gave no answer"
 # The library tells failures apart only by text; a value may stand in it, so we answer with sentences of our own.
 _FAILURES: Final = (
-    ("No value with name", "it reads an event where there is none"),
-    ("Key not found", "it reads a key that is not there"),
-    ("Index error", "it reads an element that is not there"),
+    (NO_SUCH_EVENT, NO_SUCH_EVENT),
+    (NO_BEHAVIOR, NO_BEHAVIOR),
+    (_NO_ANSWER, _NO_ANSWER),
+    ("No value with name", NO_EVENT),
+    ("Key not found", NO_KEY),
+    ("Index error", NO_ELEMENT),
     ("divide by zero", "it divides by zero"),
     ("modulus by zero", "it divides by zero"),
     ("OUT_OF_RANGE", "a number is out of range"),
     ("Iteration budget", "it walks through too many values"),
 )
+_MICROSECOND: Final = timedelta(microseconds=1)
 _OTHER_FAILURE: Final = "a value is of another type than the expression needs"
 
 
@@ -40,28 +64,43 @@ class Expression:
         self._compiled = compiled
         self._scope = scope
         self.serialized: bytes = compiled.serialize()
+        # At least those that it calls: a text may look like a name.
+        self._functions = [name for name in _FUNCTIONS if name.encode() in self.serialized]
 
     def evaluate(
         self,
         event: Mapping[str, Any] | None,
         entry: Mapping[str, Any] | None,
         profile: Mapping[str, Any],
+        behavior: Behavior | None = None,
     ) -> bool:
-        """The answer with all of CEL's semantics, some 7 us; raises CriteriaFailed."""
+        """The answer with all of CEL's semantics, some 7 us, 15 and more with behavior; raises CriteriaFailed."""
+        outcome = self.value(event, entry, profile, behavior)
+        if outcome is True or outcome is False:
+            return outcome
+        raise CriteriaFailed(NOT_A_CONDITION)
+
+    def value(
+        self,
+        event: Mapping[str, Any] | None,
+        entry: Mapping[str, Any] | None,
+        profile: Mapping[str, Any],
+        behavior: Behavior | None = None,
+    ) -> Any:
+        """What an expression of any type yields, as plain Python; raises CriteriaFailed."""
         data: dict[str, Any] = {"profile": profile}
         for root, value in (("event", event), ("entry", entry)):
             if value is not None and root in self._scope.value:
                 data.update({f"{root}.{field}": value[field] for field in EVENT_FIELDS})
         try:
-            result = self._compiled.eval(data=data)
-            outcome = result.value()
+            functions = _bound(behavior, self._functions) if self._functions else None
+            result = self._compiled.eval(data=data, functions=functions)
+            outcome = result.plain_value()
         except Exception as error:  # noqa: BLE001 - text that is not Unicode, a spent budget: this input's failure
             raise CriteriaFailed(_explain(str(error))) from None
-        if outcome is True or outcome is False:
-            return outcome
         if result.type() == cel.Type.ERROR:
             raise CriteriaFailed(_explain(str(outcome)))
-        raise CriteriaFailed("its result is neither true nor false")
+        return outcome
 
 
 def parse(source: str, scope: Scope) -> bytes:
@@ -85,6 +124,13 @@ def constant(function: str, text: str) -> Any:
     if result.type() == cel.Type.ERROR:
         raise RefusedError(str(result.value()))
     return result.value()
+
+
+def exact_constant(function: str, text: str) -> Any:
+    """As `constant`, for texts that are sure to be whole microseconds; raises RefusedError for others."""
+    if re.search(r"\.\d{7}|ns", text) or (function == "duration" and "." in text):
+        raise RefusedError(text)
+    return constant(function, text)
 
 
 def is_pattern(text: str) -> bool:
@@ -111,7 +157,70 @@ def _environment(scope: Scope) -> cel.Env:
     for root in scope.value:
         if root != "profile":
             variables.update({f"{root}.{field}": kind for field, kind in _EVENT_TYPES.items()})
-    return cel.NewEnv(variables=variables)
+    # Declared in an extension and without code, a function is looked for among those given to each evaluation.
+    functions = cel.CelExtension("cairn", [_declared(name) for name in _FUNCTIONS])
+    return cel.NewEnv(variables=variables, extensions=[functions])
+
+
+def _declared(name: str) -> cel.FunctionDecl:
+    result, forms = _FUNCTIONS[name]
+    return cel.FunctionDecl(
+        name, [cel.Overload(f"{name}_{len(form)}", result, list(form), is_member=False) for form in forms]
+    )
+
+
+def _bound(behavior: Behavior | None, names: list[str]) -> list[cel.Function]:
+    """The behavior functions of these names over one object."""
+
+    def event_of(find: Callable[[str, int | None], Mapping[str, Any] | None]) -> Callable[..., Any]:
+        def found(name: str, window: timedelta | None = None) -> Any:
+            event = find(name, _microseconds(window))
+            if event is None:
+                raise CriteriaFailed(NO_SUCH_EVENT)
+            occurred = Timestamp()
+            occurred.FromDatetime(event["occur_time"])
+            return {"name": event["name"], "properties": event["properties"], "occur_time": occurred}
+
+        return found
+
+    if behavior is None:
+        calls: dict[str, Callable[..., Any]] = dict.fromkeys(_FUNCTIONS, _no_behavior)
+    else:
+        calls = {
+            "count": lambda name, window=None: behavior.count(name, _microseconds(window)),
+            "sum": lambda name, key, window: float(behavior.sum(name, key, window // _MICROSECOND)),
+            "first": event_of(behavior.first),
+            "last": event_of(behavior.last),
+            "in_segment": behavior.in_segment,
+        }
+    return [
+        cel.Function(name, list(form), False, _guarded(calls[name]), result)
+        for name in names
+        for result, forms in (_FUNCTIONS[name],)
+        for form in forms
+    ]
+
+
+def _no_behavior(*_: object) -> Any:
+    raise CriteriaFailed(NO_BEHAVIOR)
+
+
+def _guarded(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The call, of whose failures only our own words get out."""
+
+    def answer(*args: Any) -> Any:
+        try:
+            return call(*args)
+        except CriteriaFailed:
+            raise
+        except Exception:  # noqa: BLE001 - whatever it is, this part of the criteria has no answer
+            raise CriteriaFailed(_NO_ANSWER) from None
+
+    return answer
+
+
+def _microseconds(window: timedelta | None) -> int | None:
+    return None if window is None else window // _MICROSECOND
 
 
 def _explain(text: str) -> str:

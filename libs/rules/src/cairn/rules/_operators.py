@@ -18,6 +18,10 @@ class UnsureError(Exception):
     """Python's answer may differ from CEL's, or there is none."""
 
 
+class MissingEventError(UnsureError):
+    """Behavior was asked for an event, and there is none of that name."""
+
+
 def unsure() -> NoReturn:
     """Leave the answer to the library."""
     raise UnsureError
@@ -40,6 +44,13 @@ def text(value: Any) -> str:
 def same(value: Any) -> Any:
     """`dyn(value)`: the value."""
     return value
+
+
+def happened(event: Any) -> Any:
+    """An event that behavior was asked for."""
+    if event is None:
+        raise MissingEventError
+    return event
 
 
 def equal(left: Any, right: Any) -> bool:
@@ -216,6 +227,7 @@ NAMESPACE: Final[Mapping[str, Callable[..., Any]]] = {
         truth,
         text,
         same,
+        happened,
         equal,
         less,
         less_or_equal,

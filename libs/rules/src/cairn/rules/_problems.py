@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from cairn.rules._checked_ast import Call, Comprehension, Constant, Ident, Node, Select, walk
+from cairn.rules import _behavior
+from cairn.rules._checked_ast import Call, Comprehension, Constant, Ident, Many, Node, Select
 from cairn.rules._library import EVENT_FIELDS, is_pattern
 from cairn.rules.model import Problem, Scope
 
@@ -13,9 +14,10 @@ MAX_LENGTH: Final = 4096
 
 FUNCTIONS: Final = (
     "has, size, startsWith, endsWith, contains, matches, exists, all, exists_one, filter, map, "
-    "int, double, string, timestamp, duration"
+    "int, double, string, timestamp, duration, count, sum, first, last, in_segment"
 )
 _ERROR: Final = re.compile(r"^(?:[A-Z_]+: )?ERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
+_NOISE: Final = re.compile(r"(?:More than \d+ |<<nil>> |unknown )(?:parse|parsetree)")
 _STATUS: Final = re.compile(r"(?:^[A-Z_]+: )|(?: \[[A-Z_]+\]$)")
 _WORDS: Final = {"and": "&&", "or": "||", "not": "!"}
 _LONGEST_NAME: Final = 60
@@ -40,10 +42,12 @@ def too_deep() -> Problem:
     return Problem(1, 1, _TOO_DEEP)
 
 
-def misused(source: str, parsed: Node) -> Iterator[Problem]:
-    """What the library would accept, or refuse with a riddle, and we refuse in words."""
+def misused(source: str, nodes: list[Node]) -> Iterator[Problem]:
+    """What the library would accept, or refuse with a riddle, and we refuse in words; `nodes` are a whole tree's."""
     roots = Scope.ENROLLMENT.value
-    for node in walk(parsed):
+    for offset, message in _behavior.misused(source, nodes):
+        yield _at(source, offset, message)
+    for node in nodes:
         match node:
             case Select(operand=Ident(name="event" | "entry" as root), field=field, test_only=True):
                 if field in EVENT_FIELDS:
@@ -53,6 +57,11 @@ def misused(source: str, parsed: Node) -> Iterator[Problem]:
                     yield _at(source, node.offset, f"{text} is there whenever there is an event")
             case Ident(name=name) if name.startswith("."):
                 yield _at(source, node.offset - 1, f"a dot before {name[1:]} means nothing; leave it out")
+            case Call(function=function) if function.startswith("."):
+                start = max(source.rfind(function, 0, node.offset), 0)
+                yield _at(source, start, f"a dot before {function[1:]} means nothing; leave it out")
+            case Many(type="message"):
+                yield _at(source, node.offset, "there are no messages here; a map has texts as its keys")
             case Comprehension(variable=variable) if variable in roots:
                 yield _at(
                     source,
@@ -72,15 +81,17 @@ def result_type(found: str) -> Problem:
     return Problem(1, 1, f"must be true or false, but is {_article(found)}; compare it with something")
 
 
-def translate(refusal: str, source: str, scope: Scope) -> Iterator[Problem]:
-    """The problems in an error text of the library; at least one."""
+def translate(refusal: str, source: str, scope: Scope, said: bool) -> Iterator[Problem]:
+    """The problems in an error text of the library; at least one, unless all is `said` already."""
     lines = source.split("\n")
     found = False
     for line_text, column_text, message in _ERROR.findall(refusal):
         line, column = int(line_text), int(column_text)
-        if "parsetree" in message or "More than" in message:
+        if _NOISE.match(message):
             continue
         found = True
+        if said and _about_behavior(message):
+            continue
         if line < 1 or line > len(lines):
             yield Problem(1, 1, _plain(message, "", scope))
             continue
@@ -91,7 +102,13 @@ def translate(refusal: str, source: str, scope: Scope) -> Iterator[Problem]:
             column = start + 1 if start >= 0 else column
         yield Problem(line, max(column, 1), _plain(message, text[max(column - 1, 0) :], scope))
     if not found:
-        yield Problem(1, 1, _plain(_STATUS.sub("", refusal.strip()), "", scope))
+        yield Problem(1, 1, _plain(_STATUS.sub("", refusal.strip().split("\n")[0]), "", scope))
+
+
+def _about_behavior(message: str) -> str | None:
+    """The behavior function of which a message says that it is called wrongly."""
+    match = re.match(r"(?:undeclared reference to|found no matching overload for) '\.?(\w+)'", message)
+    return match[1] if match and match[1] in _behavior.FUNCTIONS else None
 
 
 def _plain(message: str, rest: str, scope: Scope) -> str:
@@ -100,6 +117,8 @@ def _plain(message: str, rest: str, scope: Scope) -> str:
         return _TOO_DEEP
     if "duplicate key" in message:
         return "has a map with the same key twice"
+    if (function := _about_behavior(message)) and (rest.startswith("(") or "overload" in message):
+        return _behavior.usage(function)
     if match := re.match(r"undeclared reference to '(.*?)'", message):
         return _undeclared(_short(match[1].lstrip(".")), rest, scope)
     if match := re.match(r"reserved identifier: (\S*)", message):
@@ -117,6 +136,8 @@ def _plain(message: str, rest: str, scope: Scope) -> str:
 
 def _undeclared(name: str, rest: str, scope: Scope) -> str:
     root, _, field = name.partition(".")
+    if scope is Scope.SEGMENT and root in ("event", "entry"):
+        return f"{root} is an event, which segments can't read; they read profile, count, sum, first, last and in_segment"
     if root == "entry" and "entry" not in scope.value:
         return "entry is the event that began the enrollment, which entry criteria can't read; use event or profile"
     if root in scope.value and root != "profile":
@@ -128,6 +149,8 @@ def _undeclared(name: str, rest: str, scope: Scope) -> str:
         )
     if rest.startswith("("):
         return f"there is no function {name}; there are {FUNCTIONS}"
+    if name in _behavior.FUNCTIONS:
+        return _behavior.usage(name)
     known = ", ".join(
         "profile" if root == "profile" else f"{root}.{EVENT_FIELDS[0]}, ..." for root in scope.value
     )

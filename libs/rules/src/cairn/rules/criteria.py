@@ -1,15 +1,20 @@
 """From a source to a compiled criteria: the order of the steps, and the one function that others call."""
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from cairn.rules import _analysis, _generate, _library, _operators, _problems
-from cairn.rules._checked_ast import Node, TooDeepError, decode
+from cairn.rules import _analysis, _behavior, _generate, _library, _operators, _problems
+from cairn.rules._checked_ast import Node, TooDeepError, decode, walk
 from cairn.rules.model import Criteria, CriteriaError, CriteriaFailed, Evaluate, Problem, Scope
 
 _CACHED: Final = 4096
-_REFERENCE: Final = "return reference(event, entry, profile)"
+_REFERENCE: Final = "return reference(event, entry, profile, behavior)"
+# What checking resolves so that nothing is left to see of it: a leading dot, `has(event.name)`; a comment hides both.
+_HIDDEN: Final = re.compile(
+    r"(?:^|\bin|[^\w\s\])}\"'`])\s*\.\s*[A-Za-z_`]|has\s*\(\s*(?:event|entry)\s*\.\s*\w+\s*\)|//"
+)
 _OTHERWISE: Final = ("    except Exception:", f"        {_REFERENCE}")
 
 
@@ -25,38 +30,61 @@ def compile_criteria(source: str, scope: Scope) -> Criteria:
 def _compile(source: str, scope: Scope) -> Criteria:
     if problem := _problems.unreadable(source):
         raise CriteriaError((problem,))
-    expression, root = _check(source, scope)
-    python, names = _python(root, scope)
+    expression, root, nodes = _check(source, scope)
+
+    def load() -> tuple[str, Evaluate]:
+        return _load(root, expression)
+
+    asks, segments = _behavior.calls(nodes)
+    roots = _analysis.roots(nodes)
+    names = _analysis.event_names(root) if "event" in roots else frozenset[str]()
+    needed = _analysis.event_names_needed(root)
     return Criteria(
         source=source,
-        reads_event=_analysis.reads(root, "event"),
-        reads_entry=_analysis.reads(root, "entry"),
-        reads_profile=_analysis.reads(root, "profile"),
-        event_names=_analysis.event_names(root),
-        evaluate=_load(python, names, expression),
-        python=python,
+        scope=scope,
+        reads_event="event" in roots,
+        reads_entry="entry" in roots,
+        reads_profile="profile" in roots,
+        asks=asks,
+        segments=segments,
+        event_names=None if names is None else names.union(ask.name for ask in asks),
+        event_names_needed=needed,
+        needs_event=needed is not None or _analysis.fails_without(root, "event"),
+        tree=root,
+        load=load,
     )
 
 
-def _check(source: str, scope: Scope) -> tuple[_library.Expression, Node]:
-    try:
-        problems = list(_problems.misused(source, decode(_library.parse(source, scope))))
-    except TooDeepError:
-        raise CriteriaError((_problems.too_deep(),)) from None
-    except _library.RefusedError as refused:
-        raise _error(_problems.translate(str(refused), source, scope)) from None
+def _check(source: str, scope: Scope) -> tuple[_library.Expression, Node, list[Node]]:
+    """The expression, its tree and the tree's nodes; raises CriteriaError."""
     try:
         expression = _library.check(source, scope)
         root = decode(expression.serialized)
+        nodes = list(walk(root))
+        problems = list(_problems.misused(source, nodes))
+        if _HIDDEN.search(source):
+            problems += _problems.misused(source, list(walk(decode(_library.parse(source, scope)))))
     except TooDeepError:
         raise CriteriaError((_problems.too_deep(),)) from None
     except _library.RefusedError as refused:
-        raise _error([*problems, *_problems.translate(str(refused), source, scope)]) from None
+        raise _refused(source, scope, str(refused)) from None
     if root.type not in ("bool", "dyn") and not problems:
         problems.append(_problems.result_type(root.type))
     if problems:
         raise _error(problems)
-    return expression, root
+    return expression, root, nodes
+
+
+def _refused(source: str, scope: Scope, refusal: str) -> CriteriaError:
+    """All that is wrong with a source that the library refused, what it does not know of included."""
+    try:
+        nodes = list(walk(decode(_library.parse(source, scope))))
+    except TooDeepError:
+        return CriteriaError((_problems.too_deep(),))
+    except _library.RefusedError as unparsed:
+        return _error(_problems.translate(str(unparsed), source, scope, said=False))
+    problems = list(_problems.misused(source, nodes))
+    return _error([*problems, *_problems.translate(refusal, source, scope, said=bool(problems))])
 
 
 def _error(problems: Iterable[Problem]) -> CriteriaError:
@@ -65,14 +93,13 @@ def _error(problems: Iterable[Problem]) -> CriteriaError:
     )
 
 
-def _python(root: Node, scope: Scope) -> tuple[str, Mapping[str, Any]]:
+def _python(root: Node) -> tuple[str, Mapping[str, Any]]:
     """The source of a function `evaluate`, and the names that it needs besides the operators."""
-    lines = ["def evaluate(event, entry, profile):"]
-    lines += [
-        f'    if {name} is None:\n        raise CriteriaFailed("it reads an event where there is none")'
-        for name in scope.value
-        if name != "profile" and _analysis.fails_without(root, name)
-    ]
+    lines = ["def evaluate(event, entry, profile, behavior=None, /):"]
+    for name in ("event", "entry", "behavior"):
+        if _analysis.fails_without(root, name):
+            why = _library.NO_BEHAVIOR if name == "behavior" else _library.NO_EVENT
+            lines += [f"    if {name} is None:", f"        raise CriteriaFailed({why!r})"]
     try:
         generated = _generate.generate(root)
     except _generate.UnsupportedError:
@@ -82,20 +109,23 @@ def _python(root: Node, scope: Scope) -> tuple[str, Mapping[str, Any]]:
         lines += ["    try:", f"        if {test}:", f"            return {generated.verdict}", *_OTHERWISE]
     lines += ["    try:", f"        return {generated.last}"]
     if generated.certain:
-        lines += [
-            "    except KeyError:",
-            '        raise CriteriaFailed("it reads a key that is not there") from None',
-        ]
+        lines += ["    except KeyError:", f"        raise CriteriaFailed({_library.NO_KEY!r}) from None"]
+        if "happened(" in generated.last:
+            failed = f"        raise CriteriaFailed({_library.NO_SUCH_EVENT!r}) from None"
+            lines += ["    except MissingEventError:", failed]
     return "\n".join([*lines, *_OTHERWISE, ""]), generated.constants
 
 
-def _load(python: str, names: Mapping[str, Any], expression: _library.Expression) -> Evaluate:
+def _load(root: Node, expression: _library.Expression) -> tuple[str, Evaluate]:
+    """The generated source, and the function that it makes."""
+    python, names = _python(root)
     namespace: dict[str, Any] = {
         **_operators.NAMESPACE,
         **names,
         "reference": expression.evaluate,
         "CriteriaFailed": CriteriaFailed,
+        "MissingEventError": _operators.MissingEventError,
     }
     exec(compile(python, "<criteria>", "exec"), namespace)  # noqa: S102 - made from tree nodes, never from text
     evaluate: Evaluate = namespace["evaluate"]
-    return evaluate
+    return python, evaluate

@@ -125,7 +125,7 @@ def enrollments(
         [
             (
                 each.name.removeprefix("profiles/").rpartition("/enrollments/")[0],  # an id may hold slashes
-                short_name(each.journey_version),
+                short_name(each.journey_version) + (f", {each.key}" if each.key else ""),
                 state_text(enrollment_state(each.state)),
                 each.stage,
                 each.step,

@@ -4,10 +4,9 @@ Refuses to decide which rule acts: that is `machine`.
 """
 
 from collections.abc import Mapping
+from copy import copy
 from hashlib import blake2b
 from typing import Any
-
-import msgspec
 
 from cairn.journey import limits
 from cairn.journey.behavior import Behavior
@@ -27,6 +26,7 @@ from cairn.journey.plan import (
     WaitUntilInstruction,
 )
 from cairn.journey.state import (
+    OPEN_STATES,
     CancelTimer,
     Effect,
     Enrollment,
@@ -60,11 +60,19 @@ class Running:
     that lasts; `steps` counts those that have run in this instant.
     """
 
-    __slots__ = (
-        "at_us", "before", "cause", "effects", "enrollment", "entry_seen", "event", "event_name", "failures",
-        "input", "journey", "key", "late_us", "lived", "pause", "plan", "previous", "profile", "standing", "steps",
-        "transitions",
-    )  # fmt: skip
+    # What most inputs leave as it is stands with the class: a run is made for every input.
+    failures = 0
+    input: EventInput | None = None
+    event: Mapping[str, Any] | None = None
+    event_name: str | None = None
+    cause = ""
+    at_us = 0
+    late_us = 0
+    steps = 0
+    lived = 0
+    pause: Pause | None = None
+    entry_seen: Mapping[str, Any] | None = None
+    enrollment: Enrollment | None = None
 
     def __init__(
         self, journey: LiveJourney, profile: Profile, previous: Profile, standing: Standing, key: str
@@ -77,25 +85,13 @@ class Running:
         self.key = key
         self.effects: list[Effect] = []
         self.transitions: list[Transition] = []
-        self.failures = 0
-        self.event: Mapping[str, Any] | None = None
-        self.event_name: str | None = None
-        self.input: EventInput | None = None
-        self.cause = ""
-        self.at_us = 0
-        self.late_us = 0
-        self.steps = 0
-        self.lived = 0
-        self.pause: Pause | None = None
-        self.entry_seen: Mapping[str, Any] | None = None
-        self.enrollment: Enrollment | None = None
         self.plan = journey.newest
         enrollment = standing.enrollment
-        if enrollment is not None and enrollment.is_open:
+        if enrollment is not None and enrollment.state in OPEN_STATES:
             if enrollment.version not in journey.plans:
                 raise UnknownVersionError(f"{journey.journey_id} version {enrollment.version}")
             self.plan = journey.plans[enrollment.version]
-            self.enrollment = msgspec.structs.replace(enrollment)
+            self.enrollment = copy(enrollment)
 
     @property
     def is_frozen(self) -> bool:
@@ -123,8 +119,10 @@ class Running:
 
     def can_hold(self, criteria: Criteria, enrollment: Enrollment | None) -> bool:
         """The same, but for a criteria that this input's name rules out nothing is evaluated."""
-        needed = criteria.event_names_needed
-        if needed is not None and self.event_name not in needed:
+        if self.event_name is None:
+            if criteria.needs_event:
+                return False
+        elif (needed := criteria.event_names_needed) is not None and self.event_name not in needed:
             return False
         return self.holds(criteria, enrollment)
 
@@ -351,7 +349,7 @@ class Running:
     def writable(self) -> Standing:
         """The standing, copied once before it is changed."""
         if self.standing is self.before:
-            self.standing = msgspec.structs.replace(self.before)
+            self.standing = copy(self.before)
         return self.standing
 
     def keep(self, enrollment: Enrollment) -> None:

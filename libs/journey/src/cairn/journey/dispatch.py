@@ -167,6 +167,11 @@ class _Dispatcher:
         The machine does the same for the one that an input reaches; here it is done for all, because a jump or the event itself can
         make one see what another did.
         """
+        for standing in self.standings.values():
+            if 0 < _wake_us(standing) < time_us:
+                break
+        else:
+            return
         stuck: set[str] = set()
         while due := self._earliest(time_us, stuck):
             _, standing_id = due

@@ -3,16 +3,18 @@
 from collections.abc import Iterator
 
 from cairn.journey.model import ExitCriterion
-from cairn.journey.plan import Plan, WaitForConditionInstruction, WaitInstruction
+from cairn.journey.plan import Plan, WaitForConditionInstruction, WaitInstruction, applies
 from cairn.journey.state import Enrollment, EnrollmentState
 
 
 def next_due_us(plan: Plan, enrollment: Enrollment) -> int | None:
     """When time alone will next do something to an open enrollment; None when it never will."""
     due = enrollment.wait_until_us if enrollment.state is EnrollmentState.WAITING else 0
-    for _, stale_us in stale_dues(plan, enrollment):
-        if not due or stale_us < due:
-            due = stale_us
+    of_journey, of_stage = plan.stale[enrollment.stage]
+    if of_journey and not 0 < due < enrollment.enter_us + of_journey:
+        due = enrollment.enter_us + of_journey
+    if of_stage and not 0 < due < enrollment.stage_enter_us + of_stage:
+        due = enrollment.stage_enter_us + of_stage
     if not due and enrollment.state is EnrollmentState.RESTING:
         due = enrollment.rest_us + plan.rest_us
     return due or None
@@ -21,8 +23,7 @@ def next_due_us(plan: Plan, enrollment: Enrollment) -> int | None:
 def stale_dues(plan: Plan, enrollment: Enrollment) -> Iterator[tuple[ExitCriterion, int]]:
     """Each staleness that applies where the enrollment is, with its due time."""
     for exit in plan.exits:
-        # An exit of the journey that leads to a stage says nothing to those who are there already, or past it.
-        if exit.stale_us is not None and (exit.to is None or exit.to > enrollment.stage):
+        if exit.stale_us is not None and applies(exit, enrollment.stage):
             yield exit, enrollment.enter_us + exit.stale_us
     for exit in plan.stages[enrollment.stage].exits:
         if exit.stale_us is not None:

@@ -68,9 +68,7 @@ class LiveJourney:
     def can_begin_by_profile(self) -> bool:
         """Whether a change of a profile alone can begin the journey or meet its goal: whether they can hold without an event."""
         newest = self.newest
-        return newest.entry.event_names_needed is None or (
-            newest.goal is not None and newest.goal.event_names_needed is None
-        )
+        return not newest.entry.needs_event or (newest.goal is not None and not newest.goal.needs_event)
 
 
 class LiveJourneys:

@@ -77,8 +77,6 @@ def advance(
 class _Run(Running):
     """One input on one standing: who it is tested for, and which rule acts."""
 
-    __slots__ = ()
-
     # The kinds of input
 
     def take_receipt(self, input: ReceiptInput) -> Outcome:
@@ -129,8 +127,9 @@ class _Run(Running):
             moved = moved or self.meet_condition(current)
         if not moved and may_enter and not goal_met:
             self.try_entry(input, time_us)
-        if self.enrollment is not None:
-            self.pass_time(self.enrollment.now_us)
+        enrollment = self.enrollment
+        if enrollment is not None and (moved or enrollment is not current or enrollment.wake_us <= time_us):
+            self.pass_time(enrollment.now_us)
         return self.outcome()
 
     def take_start(self, input: StartInput) -> Outcome:
@@ -171,6 +170,11 @@ class _Run(Running):
 
     def catch_up(self, until_us: int) -> None:
         """Applies all that came before an input: it sees the profile as it was then."""
+        journey, enrollment = self.journey, self.enrollment
+        untouched = not journey.pauses and journey.end_us is None
+        # Its wake-up is when time will next do something: until then there is nothing to do.
+        if untouched and (enrollment is None or until_us < enrollment.wake_us):
+            return
         profile, self.profile = self.profile, self.previous
         self.live_through()
         self.pass_time(until_us)
@@ -179,7 +183,7 @@ class _Run(Running):
     def pass_time(self, until_us: int) -> None:
         """Applies all that is due up to and including a moment, in order of due time. Each is an input of its own, without an event."""
         enrollment = self.enrollment
-        if enrollment is None or self.is_frozen:
+        if enrollment is None or (self.pause is not None and self.is_frozen):
             return
         due = next_due_us(self.plan, enrollment)
         if due is None or due > until_us:
@@ -214,11 +218,10 @@ class _Run(Running):
         self, enrollment: Enrollment, goal_met: bool | None, stale: tuple[ExitCriterion, ...]
     ) -> bool:
         """Tests rules 1 to 4 and acts on the first that holds. `goal_met` None: not known yet."""
-        held = [
-            rule
-            for rule in self.plan.rules(enrollment.stage, self.event_name)
-            if self.rule_holds(rule, enrollment, goal_met, stale)
-        ]
+        rules = self.plan.rules(enrollment.stage, self.event_name)
+        if not rules:
+            return False
+        held = [rule for rule in rules if self.rule_holds(rule, enrollment, goal_met, stale)]
         if not held:
             return False
         also_held = [rule.name for rule in held[1:]]
@@ -471,7 +474,8 @@ class _Run(Running):
         """Keeps the open enrollment and asks for one wake-up at the earliest of its due times."""
         enrollment = self.enrollment
         if enrollment is not None:
-            due = None if self.is_frozen else next_due_us(self.plan, enrollment)
+            frozen = self.pause is not None and self.is_frozen
+            due = None if frozen else next_due_us(self.plan, enrollment)
             if due is not None and due != enrollment.wake_us:
                 self.cancel_timer(enrollment)
                 enrollment.wake_us = due

@@ -168,6 +168,8 @@ class Plan:
     key: tuple[str, ...]
     time_zone: str
     segments: Mapping[str, Criteria]
+    stale: tuple[tuple[int, int], ...] = field(init=False)
+    """For each stage the shortest staleness of the journey, and of the stage itself, that applies there; 0 for none."""
     reads_entry: bool = field(init=False)
     reads_behavior: bool = field(init=False)
     _rules: dict[tuple[int, str | None], tuple[Rule, ...]] = field(init=False, repr=False, compare=False)
@@ -177,6 +179,12 @@ class Plan:
         object.__setattr__(self, "reads_entry", any(criteria.reads_entry for criteria in every))
         object.__setattr__(self, "reads_behavior", any(criteria.reads_behavior for criteria in every))
         object.__setattr__(self, "_rules", {})
+        object.__setattr__(self, "stale", tuple(self._shortest(stage) for stage in range(len(self.stages))))
+
+    def _shortest(self, stage: int) -> tuple[int, int]:
+        of_journey = [exit.stale_us for exit in self.exits if exit.stale_us and applies(exit, stage)]
+        of_stage = [exit.stale_us for exit in self.stages[stage].exits if exit.stale_us]
+        return min(of_journey, default=0), min(of_stage, default=0)
 
     def criteria(self) -> Iterator[Criteria]:
         """Every criteria of the plan, those of its segments last."""
@@ -227,14 +235,19 @@ class Plan:
         if self.goal is not None:
             yield Rule(GOAL, self.goal, None)
         for exit in self.exits:
-            # An exit of the journey that leads to a stage says nothing to those who are there already, or past it.
-            if exit.to is None or exit.to > stage:
+            if applies(exit, stage):
                 yield Rule(f"exit {exit.name}", exit.criteria, exit.to, exit)
         for exit in self.stages[stage].exits:
             yield Rule(f"exit {exit.name}", exit.criteria, exit.to, exit)
         last = len(self.stages) - 2
         for index in range(last if self.skip_stages else min(stage, last), stage - 1, -1):
             yield Rule(f"milestone {self.stages[index].name}", self.stages[index].milestone, index + 1)
+
+
+def applies(exit: ExitCriterion, stage: int) -> bool:
+    """Whether an exit of the journey says something in a stage: one that leads to a stage says nothing to those who are there
+    already, or past it."""
+    return exit.to is None or exit.to > stage
 
 
 def compile_plan(
@@ -367,5 +380,7 @@ def _can_hold(criteria: Criteria | None, event_name: str | None) -> bool:
     """Whether a criteria can hold on an input; staleness, which has none, can on an input that is no event."""
     if criteria is None:
         return event_name is None
+    if event_name is None:
+        return not criteria.needs_event
     needed = criteria.event_names_needed
-    return needed is None or (event_name is not None and event_name in needed)
+    return needed is None or event_name in needed

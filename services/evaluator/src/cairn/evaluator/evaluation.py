@@ -25,7 +25,7 @@ from cairn.evaluator.wire import MAX_ITEM_BYTES, Refused, too_large_profile
 from cairn.journey.behavior import Track, Tracks
 from cairn.journey.dispatch import Dispatched, dispatch_event, dispatch_profile, dispatch_to
 from cairn.journey.machine import UnknownVersionError
-from cairn.journey.state import Effect, Profile, Standing, Transition
+from cairn.journey.state import Effect, EnrollmentState, Profile, Standing, Transition
 
 log = structlog.get_logger()
 
@@ -235,17 +235,19 @@ class _Evaluation:
 def held_in(standings: Mapping[str, Standing]) -> list[str] | None:
     """The journeys whose pause holds something: a step, an entry, or a wake-up that came meanwhile. None where nothing is held."""
     found = {
-        standing_id.partition("/")[0]
-        for standing_id, standing in standings.items()
-        if standing.remembered is not None
-        # Time always does something to an open enrollment in the end, unless its clock stands still.
-        or (
-            standing.enrollment is not None
-            and not standing.enrollment.wake_us
-            and standing.enrollment.is_open
-        )
+        standing_id.partition("/")[0] for standing_id, standing in standings.items() if _is_held(standing)
     }
     return sorted(found) or None
+
+
+def _is_held(standing: Standing) -> bool:
+    enrollment = standing.enrollment
+    if standing.remembered is not None:
+        return True
+    if enrollment is None or not enrollment.is_open:
+        return False
+    # Time always does something to an open enrollment in the end, unless its clock stands still.
+    return enrollment.state is EnrollmentState.HELD or not enrollment.wake_us
 
 
 def merge(attributes: dict[str, Any], arrival: ProfileArrival) -> dict[str, Any]:

@@ -4,13 +4,14 @@ Refuses to decide which rule acts: that is `machine`.
 """
 
 from collections.abc import Mapping
-from copy import copy
 from hashlib import blake2b
 from typing import Any
 
+import msgspec
+
 from cairn.journey import limits
 from cairn.journey.behavior import Behavior
-from cairn.journey.calendar import next_time_of_day
+from cairn.journey.calendar import is_time_zone, next_time_of_day
 from cairn.journey.live import LiveJourney, Pause, PauseMode
 from cairn.journey.model import Target
 from cairn.journey.plan import (
@@ -91,7 +92,7 @@ class Running:
             if enrollment.version not in journey.plans:
                 raise UnknownVersionError(f"{journey.journey_id} version {enrollment.version}")
             self.plan = journey.plans[enrollment.version]
-            self.enrollment = copy(enrollment)
+            self.enrollment = msgspec.structs.replace(enrollment)
 
     @property
     def is_frozen(self) -> bool:
@@ -182,7 +183,8 @@ class Running:
         elif isinstance(instruction, WaitUntilInstruction):
             until_us = max(now, instruction.moment_us)
         else:
-            zone = self.profile.time_zone or self.plan.time_zone
+            # A zone that the time zone database has dropped since must not hold anybody up.
+            zone = self.profile.time_zone if is_time_zone(self.profile.time_zone) else self.plan.time_zone
             until_us = next_time_of_day(now, zone, instruction.minute, instruction.weekdays)
         enrollment.state = EnrollmentState.WAITING
         enrollment.wait_until_us = until_us
@@ -349,7 +351,7 @@ class Running:
     def writable(self) -> Standing:
         """The standing, copied once before it is changed."""
         if self.standing is self.before:
-            self.standing = copy(self.before)
+            self.standing = msgspec.structs.replace(self.before)
         return self.standing
 
     def keep(self, enrollment: Enrollment) -> None:

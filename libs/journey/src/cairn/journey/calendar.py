@@ -4,7 +4,7 @@ from collections.abc import Collection
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from typing import Final
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND: Final = timedelta(seconds=1)
@@ -17,7 +17,7 @@ def next_time_of_day(start_us: int, zone: str, minute: int, weekdays: Collection
     """The first moment at or after `start_us` at which a clock in the zone shows a time of day on one of the weekdays.
 
     `minute` counts from midnight; weekdays count from 0, Monday. A time that a change of clocks leaves out is the first
-    instant after the gap, one that is repeated is its first. Raises OverflowError beyond the year 9999.
+    instant after the gap, one that is repeated is its first, and a day that a zone left out has none. Raises OverflowError beyond the year 9999.
     """
     start = _EPOCH + timedelta(microseconds=start_us)
     day = start.astimezone(_zone(zone)).date()
@@ -29,6 +29,16 @@ def next_time_of_day(start_us: int, zone: str, minute: int, weekdays: Collection
     raise OverflowError("no such time of day within ten days")
 
 
+@lru_cache(maxsize=1024)
+def is_time_zone(name: str) -> bool:
+    """Whether an IANA time zone of that name exists."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
+
+
 @lru_cache(maxsize=256)
 def _zone(name: str) -> ZoneInfo:
     return ZoneInfo(name)
@@ -36,7 +46,7 @@ def _zone(name: str) -> ZoneInfo:
 
 @lru_cache(maxsize=4096)
 def _moment(zone: str, day: date, minute: int) -> tuple[datetime, int]:
-    """The instant of a time of day, and the weekday that the zone's calendar shows then."""
+    """The instant of a time of day, and its weekday; -1 when the zone's calendar has no such day."""
     tz = _zone(zone)
     local = datetime.combine(day, time(minute // 60, minute % 60), tz)
     moment = local.astimezone(UTC)
@@ -44,7 +54,8 @@ def _moment(zone: str, day: date, minute: int) -> tuple[datetime, int]:
     if shown.replace(tzinfo=None) != local.replace(tzinfo=None):
         moment = _end_of_gap(tz, local)
         shown = moment.astimezone(tz)
-    return moment, shown.weekday()
+    # A day that the zone left out altogether has no such time.
+    return moment, shown.weekday() if shown.date() == day else -1
 
 
 def _end_of_gap(tz: ZoneInfo, local: datetime) -> datetime:

@@ -212,11 +212,11 @@ class _Dispatcher:
         before: Profile,
         *,
         may_enter: bool = True,
-        goal_us: int = 0,
     ) -> None:
-        """Runs the machine on one standing. `goal_us` is when the goal was met by an input without a key."""
+        """Runs the machine on one standing."""
         standing = self.standing(standing_id)
-        if goal_us > standing.goal_us:
+        if key and (goal_us := self.standing(journey.journey_id).goal_us) > standing.goal_us:
+            # An input without a key met the goal for all of them.
             standing = msgspec.structs.replace(standing, goal_us=goal_us)
         outcome = advance(
             journey, self.profile, standing, input, previous=before, key=key, may_enter=may_enter
@@ -237,7 +237,6 @@ class _Dispatcher:
         journey_id, properties = journey.journey_id, input.view["properties"]
         newest = key_of(journey.newest.key, properties) if journey.newest.key else ""
         entry_id = _standing_id(journey_id, newest) if newest is not None else ""
-        wide_us = self.standing(journey_id).goal_us
         reached = [
             (standing_id, key)
             for standing_id, key, standing in self._of(journey_id)
@@ -252,7 +251,7 @@ class _Dispatcher:
             reached.append((journey_id, ""))
         for standing_id, key in reached:
             may_enter = standing_id == entry_id
-            self.one(journey, standing_id, key, input, before, may_enter=may_enter, goal_us=wide_us)
+            self.one(journey, standing_id, key, input, before, may_enter=may_enter)
         self._forget(journey, input.time_us)
 
     def finish(self) -> Dispatched:

@@ -75,15 +75,20 @@ class LiveJourneys:
     """All journeys that are served, and an index of which inputs concern them. Immutable."""
 
     def __init__(self, journeys: Iterable[LiveJourney] = ()) -> None:
-        self._journeys = {journey.journey_id: journey for journey in journeys}
+        by_id = {journey.journey_id: journey for journey in journeys}
+        # One order wherever and whenever: of two that jump to the same third, the first is the one that begins it.
+        self._journeys = dict(sorted(by_id.items()))
         served = self._journeys.values()
-        everyone = [journey for journey in served if journey.event_names is None]
+        everyone = tuple(journey for journey in served if journey.event_names is None)
         by_event: dict[str, list[LiveJourney]] = {}
         for journey in served:
             for name in journey.event_names or ():
-                by_event.setdefault(name, list(everyone)).append(journey)
-        self._by_any_event = tuple(everyone)
-        self._by_event = {name: tuple(concerned) for name, concerned in by_event.items()}
+                by_event.setdefault(name, []).append(journey)
+        self._by_any_event = everyone
+        self._by_event = {
+            name: tuple(sorted((*everyone, *named), key=lambda journey: journey.journey_id))
+            for name, named in by_event.items()
+        }
         self.by_profile = tuple(journey for journey in served if journey.can_begin_by_profile)
         self.needs: Mapping[str, Need] = needs_of(
             ask

@@ -1,15 +1,14 @@
 """Owns the way from a journey's message to its model, or to all that is wrong with it at once."""
 
 import re
-import zoneinfo
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Final
 
 from cairn.api.definition.v1 import journey_pb2 as pb
 from cairn.journey import limits
 from cairn.journey._reader import quote
 from cairn.journey._steps import StepReader
+from cairn.journey.calendar import is_time_zone
 from cairn.journey.model import ExitCriterion, Journey, Reentry, ReentryMode, Stage, Target, WhileActive
 from cairn.journey.references import loops_in
 from cairn.journey.violations import Violation
@@ -31,16 +30,6 @@ def parse_journey(message: pb.Journey) -> tuple[Journey | None, tuple[Violation,
     parser = _Parser()
     journey = parser.journey(message)
     return (None if parser.violations else journey), tuple(parser.violations)
-
-
-@lru_cache(maxsize=1024)
-def is_time_zone(name: str) -> bool:
-    """Whether an IANA time zone of that name exists."""
-    try:
-        zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        return False
-    return True
 
 
 class _Parser(StepReader):

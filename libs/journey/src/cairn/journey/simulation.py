@@ -76,7 +76,7 @@ def simulate(
 def live_of(journeys: Iterable[Journey], segments: Mapping[str, str] | None = None) -> LiveJourneys:
     """Journeys as they are served when each is live in version 1; `segments` are the sources of segments' criteria by id."""
     return LiveJourneys(
-        LiveJourney({1: compile_plan(journey, 1, segments=_named_through(journey, segments or {}))})
+        LiveJourney({1: compile_plan(journey, 1, segments=segments_through(journey, segments or {}))})
         for journey in journeys
     )
 
@@ -283,8 +283,8 @@ def as_doubles(value: Any) -> Any:
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _named_through(journey: Journey, segments: Mapping[str, str]) -> dict[str, str]:
-    """The segments that a journey names, and those that they name in turn; one that is not defined is none."""
+def segments_through(journey: Journey, segments: Mapping[str, str]) -> dict[str, str]:
+    """Of segments' criteria by id those that a journey names, and those that they name in turn."""
     named: dict[str, str] = {}
     names = {name for criteria in compile_plan(journey, 1).criteria() for name in criteria.segments}
     while names:

@@ -6,8 +6,9 @@ from cairn.api.definition.v1 import journey_pb2
 from cairn.api.evaluator.v1 import evaluator_pb2 as pb
 from cairn.evaluator.book import JourneyBook
 from cairn.evaluator.wire import is_id, is_time, struct_to_json, to_transition
+from cairn.journey.calendar import is_time_zone
 from cairn.journey.live import LiveJourney, LiveJourneys
-from cairn.journey.parse import is_time_zone, parse_journey
+from cairn.journey.parse import parse_journey
 from cairn.journey.plan import Plan, compile_plan
 from cairn.journey.references import check_references
 from cairn.journey.simulation import SimulatedEvent, SimulatedInput, SimulatedProfile, Simulation, simulate

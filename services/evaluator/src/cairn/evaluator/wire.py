@@ -13,8 +13,8 @@ from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
 from cairn.api.evaluator.v1 import evaluator_pb2 as pb
 from cairn.api.scheduler.v1 import scheduler_pb2
 from cairn.evaluator.store import OutboxRow
+from cairn.journey.calendar import is_time_zone
 from cairn.journey.live import LiveJourney
-from cairn.journey.parse import is_time_zone
 from cairn.journey.plan import WaitingInstruction
 from cairn.journey.state import (
     CancelTimer,

@@ -13,7 +13,7 @@ import pytest
 from cairn.api.activation.v1 import activation_pb2, activation_pb2_grpc
 from cairn.api.definition.v1 import definition_pb2 as pb
 from cairn.api.definition.v1.definition_pb2_grpc import DefinitionServiceStub
-from cairn.api.definition.v1.journey_pb2 import Journey
+from cairn.api.definition.v1.journey_pb2 import Journey, Segment
 from cairn.definition.__main__ import build
 from cairn.definition.settings import DefinitionSettings
 from cairn.postgres.database import migrate_service
@@ -64,6 +64,16 @@ def welcome(name: str = "welcome", template: str = "welcome", wait_s: int = 3600
     return journey
 
 
+def jumping(name: str, to: str, stage: str = "", wait_s: int = 0) -> Journey:
+    """A journey of one stage, `signed-up`, that jumps to another after a wait."""
+    journey = welcome(name)
+    del journey.stages[0].steps[:]
+    if wait_s:
+        journey.stages[0].steps.add().wait.duration.FromSeconds(wait_s)
+    journey.stages[0].steps.add(jump={"journey": to, "stage": stage})
+    return journey
+
+
 @dataclass
 class Replica:
     """A running Definition service as its clients see it."""
@@ -71,6 +81,7 @@ class Replica:
     service: Service
     stub: DefinitionServiceStub
     welcome = staticmethod(welcome)
+    jumping = staticmethod(jumping)
 
     async def create(self, journey: Journey, request_id: str = "") -> Journey:
         answer = await self.stub.CreateJourney(
@@ -88,6 +99,24 @@ class Replica:
     async def publish(self, *names: str, **options: Any) -> pb.PublishJourneysResponse:
         items = [pb.PublishItem(name=name) for name in names]
         return await self.stub.PublishJourneys(pb.PublishJourneysRequest(items=items, **options))
+
+    async def pause(self, name: str, mode: str = "FREEZE", **options: Any) -> pb.PauseJourneyResponse:
+        request = pb.PauseJourneyRequest(name=name, mode=f"PAUSE_MODE_{mode}", **options)
+        return await self.stub.PauseJourney(request)
+
+    async def resume(self, name: str, **options: Any) -> pb.ResumeJourneyResponse:
+        return await self.stub.ResumeJourney(pb.ResumeJourneyRequest(name=name, **options))
+
+    async def end(self, name: str, **options: Any) -> pb.EndJourneyResponse:
+        return await self.stub.EndJourney(pb.EndJourneyRequest(name=name, **options))
+
+    async def put_segment(self, name: str, criteria: str, **options: Any) -> Segment:
+        segment = Segment(name=name, criteria=criteria, **options)
+        return (await self.stub.PutSegment(pb.PutSegmentRequest(segment=segment))).segment
+
+    async def validate(self, journey: Journey) -> list[pb.Violation]:
+        answer = await self.stub.ValidateJourney(pb.ValidateJourneyRequest(journey=journey))
+        return list(answer.violations)
 
     async def changes(self, after_revision: int = 0) -> pb.ListJourneyChangesResponse:
         return await self.stub.ListJourneyChanges(pb.ListJourneyChangesRequest(after_revision=after_revision))

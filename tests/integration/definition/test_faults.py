@@ -128,9 +128,9 @@ async def test_a_process_refuses_to_serve_a_database_that_was_not_migrated(run, 
 
 
 async def test_a_process_migrates_serves_and_ends_its_streams_when_asked_to_stop(run, empty_dsn) -> None:
-    for done in ("0001_journeys.sql", "nothing was missing"):
+    for done in ("0001_journeys.sql, 0002_lives_and_segments.sql", "nothing was missing"):
         code, out, _ = await outcome(await run("migrate", postgres_dsn=empty_dsn))
-        assert (code, out) == (0, f"The schema 'definition' is at version 1: {done}.\n")
+        assert (code, out) == (0, f"The schema 'definition' is at version 2: {done}.\n")
 
     process = await run(
         postgres_dsn=empty_dsn,

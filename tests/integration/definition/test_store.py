@@ -4,14 +4,16 @@ import asyncpg
 import pytest
 from prometheus_client import REGISTRY
 
-from cairn.definition import store
+from cairn.definition import store, store_lives, store_segments
 from cairn.definition.upkeep import upkeep
 from cairn.postgres.pool import connect_pool
 
+VERBS = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "LOCK")
 STATEMENTS = {
     name: value
-    for name, value in vars(store).items()
-    if name.isupper() and isinstance(value, str) and not name.startswith("_")
+    for module in (store, store_lives, store_segments)
+    for name, value in vars(module).items()
+    if name.isupper() and isinstance(value, str) and value.lstrip().startswith(VERBS)
 }
 
 
@@ -34,7 +36,7 @@ async def pool(definition_dsn):
 
 
 async def test_every_statement_can_be_prepared(connection) -> None:
-    assert len(STATEMENTS) > 20
+    assert len(STATEMENTS) > 35
     for statement in STATEMENTS.values():
         await connection.prepare(statement)
 

@@ -8,6 +8,8 @@ from prometheus_client import REGISTRY
 
 from cairn.api.definition.v1 import definition_pb2 as pb
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
+from cairn.definition import store, store_lives
+from cairn.postgres.pool import connect_pool
 
 
 async def publish_fresh(replica, *names: str) -> int:
@@ -93,6 +95,95 @@ async def test_changes_too_large_for_one_answer_come_in_several(definition) -> N
     rest = await definition.stub.ListJourneys(pb.ListJourneysRequest(page_token=page.next_page_token))
     assert [one.name for one in (*page.journeys, *rest.journeys)] == [f"journeys/{name}" for name in names]
     assert rest.journeys
+
+
+async def all_changes(pool, after: int, limit: int, page_bytes: int) -> list[store_lives.Changes]:
+    pages = []
+    while not pages or pages[-1].reached < pages[-1].newest:
+        pages.append(await store_lives.list_changes(pool, after, limit, page_bytes))
+        assert pages[-1].reached > after
+        after = pages[-1].reached
+    return pages
+
+
+async def test_wherever_pages_are_cut_everything_up_to_their_revision_has_been_told(
+    definition, definition_dsn
+) -> None:
+    names = ["a", "b", "c", "d"]
+    await publish_fresh(definition, *names)  # 1 to 4, each with its life
+    await definition.pause("b")  # 5
+    await definition.update(definition.welcome("c", wait_s=60))
+    await definition.publish("c")  # 6
+    await definition.pause("d")  # 7, overwritten by
+    await definition.resume("d")  # 8
+    await definition.end("a")  # 9, the life that was at 1
+    versions = [1, 2, 3, 4, 6]
+    lives = {"c": 3, "b": 5, "d": 8, "a": 9}
+    pool = await connect_pool(
+        definition_dsn, role="cairn_definition", schema="definition", application_name="test"
+    )
+    whole = await definition.changes()
+    size = len(whole.versions[0].journey.SerializeToString())
+    for after in range(10):
+        for limit, page_bytes in ((1000, 1 << 20), (1, 1 << 20), (2, 1 << 20), (1000, 1), (1000, size + 1)):
+            if after == 9:
+                page = await store_lives.list_changes(pool, after, limit, page_bytes)
+                assert page == store_lives.Changes((), (), 9, 9)
+                continue
+            pages = await all_changes(pool, after, limit, page_bytes)
+            told = [one.revision for page in pages for one in page.versions]
+            assert told == [one for one in versions if one > after]
+            told = [(one.journey_id, one.revision) for page in pages for one in page.lives]
+            assert told == [(name, one) for name, one in lives.items() if one > after]
+            begin = after
+            for page in pages:
+                for one in (*page.versions, *page.lives):
+                    assert begin < one.revision <= page.reached
+                assert len({one.revision for one in (*page.versions, *page.lives)}) <= limit
+                begin = page.reached
+            if limit == 1 or page_bytes == 1:
+                assert all(
+                    len({one.revision for one in (*page.versions, *page.lives)}) == 1 for page in pages
+                )
+            if page_bytes == size + 1 and after == 0:
+                assert [page.reached for page in pages] == [2, 4, 6, 9]
+    await pool.close()
+
+
+async def test_segments_and_pauses_count_for_the_size_of_a_page(definition, definition_dsn) -> None:
+    await definition.put_segment("vip", " || ".join(f'profile.p == "{number:040}"' for number in range(20)))
+    journey = definition.welcome("a")
+    journey.stages[0].entry += ' && in_segment("vip")'
+    await definition.create(journey)
+    await definition.publish("a")
+    await publish_fresh(definition, "b")
+    for _ in range(30):
+        await definition.pause("b")
+        await definition.resume("b")
+    await definition.create(definition.welcome("c"))
+    await definition.publish("c")
+    pool = await connect_pool(
+        definition_dsn, role="cairn_definition", schema="definition", application_name="test"
+    )
+    pages = await all_changes(pool, 0, 1000, 1000)
+    assert [[one.journey_id for one in page.versions] for page in pages] == [["a"], ["b"], ["c"]]
+    assert [[one.journey_id for one in page.lives] for page in pages] == [["a"], ["b"], ["c"]]
+    listed = [await store.list_versions(pool, "a", 2, 10)]
+    assert [len(page.rows) for page in listed] == [1]
+    await pool.close()
+
+
+async def test_a_watch_begins_with_every_life_as_it_is(definition) -> None:
+    await publish_fresh(definition, "a", "b")
+    await definition.pause("a")
+    await definition.resume("a")
+    await definition.end("b")
+    answer = await definition.watch().read()
+    assert [(one.journey, one.revision) for one in answer.lives] == [("journeys/a", 4), ("journeys/b", 5)]
+    assert (answer.revision, answer.caught_up) == (5, True)
+    twin = await definition.changes()
+    assert (twin.versions, twin.lives) == (answer.versions, answer.lives)
+    assert (twin.revision, twin.caught_up) == (5, True)
 
 
 async def test_a_watch_beyond_the_newest_revision_is_refused(definition) -> None:

@@ -7,8 +7,9 @@ import pytest
 import yaml
 from click.testing import Result
 
-from cairn.api.definition.v1.journey_pb2 import Journey
-from cairn.cli.documents import read_sources, write_journey
+from cairn.api.definition.v1.journey_pb2 import Journey, Segment
+from cairn.cli.apply import _in_order
+from cairn.cli.documents import read_sources, write_journey, write_segment
 from cairn.cli.failures import CommandError
 from cairn.journey.document import read_documents
 
@@ -23,6 +24,49 @@ stages:
     steps:
       - wait: {duration: 1h}
       - activation: {channel: email, template: welcome}
+"""
+
+
+EVERYTHING = """\
+name: trial
+purpose: {kind: CUSTOM, description: Turn a trial into a subscription}
+type: REAL_TIME
+key: event.properties.account_id
+time_zone: Asia/Tokyo
+reentry: {mode: ALWAYS, cooldown: 7d, max_entries: 3, while_active: RESTART}
+skip_stages: false
+goal: {criteria: event.name == "subscribe", target: {journey: loyalty, stage: thanks}}
+exit_criteria:
+  - {name: closed, criteria: event.name == "account_closed"}
+  - {name: stale, stale: 24d}
+stages:
+  - name: first-steps
+    entry: event.name == "signup" && in_segment("vip")
+    milestone: event.name == "project_created"
+    exit_criteria:
+      - {name: gave-up, criteria: event.name == "uninstall", to: win-back}
+    steps:
+      - {name: hello, activation: {channel: email, template: welcome}}
+      - wait: {until_time: "10:30", weekdays: [MON, TUE, FRI]}
+      - wait: {until: "2027-01-31T09:00:00.250Z"}
+      - wait:
+          condition: event.name == "login"
+          timeout: 3d
+          met: [{activation: {channel: email, template: tips}}]
+          timed_out: [{activation: {channel: email, template: nudge}}]
+  - name: active
+    milestone: count("login", duration("168h")) >= 5
+    steps:
+      - decision:
+          branches:
+            - {name: big, criteria: profile.seats > 50, steps: [{activation: {channel: crm-webhook}}]}
+            - name: small
+              criteria: profile.seats <= 5
+              steps: [{experiment: {variants: [{name: a, percent: 100, steps: [{end: {}}]}, {name: none, percent: 0}]}}]
+          otherwise: [{activation: {channel: email, template: upgrade}}]
+  - name: win-back
+    steps:
+      - {name: away, jump: {journey: loyalty, stage: thanks}}
 """
 
 
@@ -123,6 +167,89 @@ def test_a_journey_is_written_as_people_write_it_and_read_back_the_same(file: st
     assert (document.message, violations) == (journey, ())
     assert "JOURNEY_TYPE" not in written
     assert yaml.safe_load(written).keys() <= yaml.safe_load((EXAMPLES / file).read_text()).keys()
+
+
+def test_everything_that_a_journey_can_say_is_written_and_read_back_the_same() -> None:
+    (document,), violations = read_documents(EVERYTHING)
+    assert violations == ()
+    journey = document.message
+    assert isinstance(journey, Journey)
+    stored = Journey()
+    stored.CopyFrom(journey)
+    stored.name, stored.latest_version = "journeys/trial", 3
+    stored.pause.mode = 1
+    stored.goal.target.journey = "journeys/loyalty"
+    stored.stages[2].steps[0].jump.journey = "journeys/loyalty"
+    written = write_journey(stored)
+    (again,), violations = read_documents(written)
+    assert (again.message, violations) == (journey, ())
+    given, out = yaml.safe_load(EVERYTHING), yaml.safe_load(written)
+    assert out == given
+
+
+def test_a_segment_is_written_as_people_write_it_and_read_back_the_same() -> None:
+    stored = Segment(name="segments/vip", criteria="profile.a", description="Words", etag="x")
+    stored.update_time.seconds = 7
+    written = write_segment(stored)
+    assert yaml.safe_load(written) == {
+        "segment": {"name": "vip", "criteria": "profile.a", "description": "Words"}
+    }
+    (document,), violations = read_documents(written)
+    assert (document.kind, violations) == ("segment", ())
+    assert document.message == Segment(name="vip", criteria="profile.a", description="Words")
+
+
+def test_a_wrong_segment_is_told_with_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text('segment:\n  name: VIP\n  criteria: event.name == "x"\n---\nsegment: {name: b}\n')
+    assert [line.split(": ")[:2] for line in findings(file)] == [
+        [f"{file}:2", "segment.name"],
+        [f"{file}:3", "segment.criteria"],
+        [f"{file}:5", "segment.criteria"],
+    ]
+
+
+def test_segments_of_all_files_that_lead_back_to_themselves_are_told(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text('segment:\n  name: a\n  criteria: in_segment("b")\n')
+    second.write_text(
+        'segment:\n  name: b\n  criteria: in_segment("a") || in_segment("elsewhere")\n'
+        '---\nsegment: {name: c, criteria: in_segment("a")}\n'
+    )
+    assert [(line.split(": ")[0], "goes round" in line) for line in findings(first, second)] == [
+        (f"{first}:3", True),
+        (f"{second}:3", True),
+    ]
+
+
+def jumping(name: str, to: str, stage: str = "signed-up") -> str:
+    lines = GOOD.splitlines()[:5]
+    step = f"    steps: [{{jump: {{journey: {to}, stage: {stage}}}}}]"
+    return "\n".join([*lines, step, ""]).replace("name: welcome", f"name: {name}")
+
+
+def test_journeys_of_all_files_are_checked_against_each_other(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(jumping("a", "welcome", "none") + "---\n" + jumping("b", "elsewhere", "any"))
+    second.write_text(GOOD + "---\n" + jumping("c", "d") + "---\n" + jumping("d", "c"))
+    told = findings(first, second)
+    assert [line.split(": ")[:2] for line in told] == [
+        [f"{first}:6", "stages[0].steps[0].jump.stage"],
+        [f"{second}:15", "stages[0].steps[0].jump"],
+        [f"{second}:22", "stages[0].steps[0].jump"],
+    ]
+    assert "without a wait" in told[1]
+
+
+def test_what_is_named_is_sent_before_what_names_it(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    segments = {"top": "mid", "mid": "base", "base": "elsewhere", "apart": "top"}
+    documents = [
+        f'segment: {{name: {name}, criteria: in_segment("{named}")}}' for name, named in segments.items()
+    ]
+    file.write_text("\n---\n".join([GOOD, *documents, "connection: {name: log, log: {}}"]))
+    order = [each.name for each in _in_order(read_sources([str(file)]))]
+    assert order == ["log", "base", "mid", "top", "apart", "welcome"]
 
 
 @pytest.mark.parametrize(

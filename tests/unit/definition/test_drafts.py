@@ -23,6 +23,7 @@ texts = st.sampled_from(["", "one", "two"])
 @st.composite
 def journeys(draw: st.DrawFn) -> Journey:
     journey = Journey(name=draw(names), latest_version=draw(st.integers(0, 3)), etag=draw(texts))
+    journey.pause.mode = draw(st.sampled_from([0, 1]))
     if draw(st.booleans()):
         journey.goal.criteria = draw(texts)
     if draw(st.booleans()):
@@ -111,6 +112,52 @@ def test_a_draft_is_bounded_as_a_whole() -> None:
     found = [one for one in draft_violations(draft_of(journey)) if not one.field]
     assert len(found) == 1
     assert f"{MAX_DRAFT_BYTES:,}" in found[0].description
+
+
+def test_a_pause_is_no_part_of_a_draft() -> None:
+    paused = Journey(name="x", pause={"mode": "PAUSE_MODE_RUN"})
+    assert draft_of(paused) == draft_of(Journey(name="x"))
+
+
+def nested() -> Journey:
+    """An activation and a jump below every kind of way, and a goal with a target."""
+    journey = Journey(name="x", goal={"criteria": "true", "target": {"journey": "y"}})
+    stage = journey.stages.add(name="s")
+    wait, decision, experiment = (
+        stage.steps.add().wait,
+        stage.steps.add().decision,
+        stage.steps.add().experiment,
+    )
+    ways = (
+        wait.met,
+        wait.timed_out,
+        decision.branches.add(name="a").steps,
+        decision.otherwise,
+        experiment.variants.add(name="b").steps,
+    )
+    for way in ways:
+        way.add(activation={"channel": "email", "template": "t"})
+        way.add(jump={"journey": "y"})
+    return journey
+
+
+def test_names_in_every_way_and_of_every_target_are_completed() -> None:
+    saved = draft_of(nested()).journey
+    assert saved.goal.target.journey == "journeys/y"
+    text = str(saved)
+    assert text.count('channel: "connections/email"') == text.count('template: "templates/t"') == 5
+    assert text.count('journey: "journeys/y"') == 6
+
+
+def test_destinations_in_every_way_are_named_with_their_paths() -> None:
+    found = [one.path.removeprefix("stages[0].steps") for one in destinations_of(draft_of(nested()))]
+    assert found == [
+        "[0].wait.met[0].activation",
+        "[0].wait.timed_out[0].activation",
+        "[1].decision.branches[0].steps[0].activation",
+        "[1].decision.otherwise[0].activation",
+        "[2].experiment.variants[0].steps[0].activation",
+    ]
 
 
 def test_destinations_are_named_with_the_path_of_their_activation() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cairn.api.definition.v1.definition_pb2 import DESCRIPTOR, PublishItem
-from cairn.definition import wire
+from cairn.definition import wire, wire_segments
 from cairn.definition.api import FULL_NAME, ROLES
 from cairn.runtime.errors import CairnError
 
@@ -84,6 +84,48 @@ def test_a_set_has_1_to_100_journeys(count: int) -> None:
     with pytest.raises(CairnError) as caught:
         wire.parse_items([PublishItem(name=f"j{number}") for number in range(count)])
     assert [one.field for one in caught.value.violations] == ["items"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "meant"), [(0, "FREEZE"), (1, "FREEZE"), (2, "RUN"), (3, "DROP"), (4, None)]
+)
+def test_a_pause_has_a_mode_and_freezes_by_default(mode: int, meant: str | None) -> None:
+    if meant:
+        assert wire.parse_pause_mode(mode) == meant
+    else:
+        with pytest.raises(CairnError) as caught:
+            wire.parse_pause_mode(mode)
+        assert [one.field for one in caught.value.violations] == ["mode"]
+
+
+@pytest.mark.parametrize(
+    ("versions", "field"), [((1, 0), ""), ((2, 1), ""), ((0, 1), "from_version"), ((1, -1), "to_version")]
+)
+def test_versions_to_compare_count_from_1_and_the_draft_is_0(versions: tuple[int, int], field: str) -> None:
+    if field:
+        with pytest.raises(CairnError) as caught:
+            wire.parse_compared(*versions)
+        assert [one.field for one in caught.value.violations] == [field]
+    else:
+        assert wire.parse_compared(*versions) == versions
+
+
+@pytest.mark.parametrize("name", ["vip", "segments/vip"])
+def test_a_segment_is_named_in_full_or_by_its_id(name: str) -> None:
+    assert wire_segments.parse_segment_name("name", name) == "vip"
+
+
+@pytest.mark.parametrize("name", ["", "segments/", "journeys/vip", "VIP", "vip\n", "segments/a/b"])
+def test_a_malformed_name_of_a_segment_is_refused(name: str) -> None:
+    with pytest.raises(CairnError) as caught:
+        wire_segments.parse_segment_name("name", name)
+    assert [one.field for one in caught.value.violations] == ["name"]
+
+
+def test_a_token_of_another_list_is_no_page_of_segments() -> None:
+    assert wire_segments.parse_segment_page(0, wire.page_token("vip")) == (100, "vip")
+    with pytest.raises(CairnError):
+        wire_segments.parse_segment_page(0, wire.page_token("journeys/1"))
 
 
 def test_every_method_says_who_may_call_it() -> None:

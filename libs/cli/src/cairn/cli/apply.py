@@ -1,4 +1,4 @@
-"""Owns `cairn apply`: from files to connections, templates and live journeys."""
+"""Owns `cairn apply`: from files to connections, templates, segments and live journeys."""
 
 import asyncio
 import re
@@ -11,9 +11,9 @@ import grpc
 
 from cairn.api.activation.v1 import activation_pb2 as activation
 from cairn.api.definition.v1 import definition_pb2 as definition
-from cairn.api.definition.v1.journey_pb2 import Journey
+from cairn.api.definition.v1.journey_pb2 import Journey, Segment
 from cairn.cli.connect import Services
-from cairn.cli.documents import Source, read_sources
+from cairn.cli.documents import Source, read_sources, segment_drafts
 from cairn.cli.failures import CommandError
 from cairn.cli.options import json_option, service_options
 from cairn.cli.output import console, print_json, print_note, print_table, state_text
@@ -43,16 +43,15 @@ class Result:
 
 
 async def apply_sources(services: Services, sources: Sequence[Source], *, publish: bool = True) -> Result:
-    """Put connections and templates, save the journeys' drafts, and publish the journeys as one set.
+    """Put connections, templates and segments, save the journeys' drafts, and publish the journeys as one set.
 
     Raises CommandError with every violation that the services find, each with its file and line.
     """
     applied: list[Applied] = []
     findings: list[str] = []
-    order = {"connection": 0, "template": 1, "journey": 2}
     drafts: dict[str, Journey] = {}
     journeys = []
-    for source in sorted(sources, key=lambda each: order[each.document.kind]):
+    for source in _in_order(sources):
         try:
             if source.document.kind == "journey":
                 done, drafts[source.name] = await _save_journey(services, source)
@@ -86,10 +85,12 @@ async def apply_sources(services: Services, sources: Sequence[Source], *, publis
     )
 
 
-async def wait_live(services: Services, revision: int, timeout_s: float) -> list[str]:
+async def wait_live(
+    services: Services, revision: int, timeout_s: float, done: str = "published"
+) -> list[str]:
     """Wait until every live watcher of Definition serves a revision; return their ids, none when there is none.
 
-    CommandError when one still lags after `timeout_s` seconds.
+    CommandError when one still lags after `timeout_s` seconds; it tells that what was asked is `done` nonetheless.
     """
     started = time.monotonic()
     while True:
@@ -102,10 +103,33 @@ async def wait_live(services: Services, revision: int, timeout_s: float) -> list
             return []
         if waited > timeout_s:
             raise CommandError(
-                f"published, but not live everywhere after {timeout_s:.0f} s: {', '.join(behind)} lag behind revision "
+                f"{done}, but not live everywhere after {timeout_s:.0f} s: {', '.join(behind)} lag behind revision "
                 f"{revision}; they will serve it once they are back."
             )
         await asyncio.sleep(_POLL_SECONDS)
+
+
+def _in_order(sources: Sequence[Source]) -> list[Source]:
+    """What is named comes before what names it; there is no ring of segments, or the files would have been refused."""
+    order = ("connection", "template", "segment", "journey")
+    drafts = segment_drafts(sources)
+    placed: dict[str, int] = {}
+
+    def place(name: str) -> None:
+        if name in drafts and name not in placed:
+            for named in drafts[name].names:
+                place(named)
+            placed[name] = len(placed)
+
+    for name in drafts:
+        place(name)
+    return sorted(
+        sources,
+        key=lambda each: (
+            order.index(each.document.kind),
+            placed[each.name] if each.document.kind == "segment" else 0,
+        ),
+    )
 
 
 async def _save_journey(services: Services, source: Source) -> tuple[Applied, Journey]:
@@ -140,6 +164,9 @@ async def _put(services: Services, source: Source) -> Applied:
     stub, kind, name = services.activation, source.document.kind, source.name
     message = source.document.message
     before = await _present_etag(services, kind, name)
+    if isinstance(message, Segment):
+        saved = await services.definition.PutSegment(definition.PutSegmentRequest(segment=message))
+        return Applied(kind, name, _result(before, saved.segment.etag))
     if isinstance(message, activation.Connection):
         put = await stub.PutConnection(activation.PutConnectionRequest(connection=message))
         return Applied(kind, name, _result(before, put.connection.etag))
@@ -154,6 +181,9 @@ async def _present_etag(services: Services, kind: str, name: str) -> str | None:
         if kind == "connection":
             request = activation.GetConnectionRequest(name=f"connections/{name}")
             return (await stub.GetConnection(request)).connection.etag
+        if kind == "segment":
+            asked = definition.GetSegmentRequest(name=f"segments/{name}")
+            return (await services.definition.GetSegment(asked)).segment.etag
         return (await stub.GetTemplate(activation.GetTemplateRequest(name=f"templates/{name}"))).template.etag
     except grpc.aio.AioRpcError as error:
         # A name that can't exist is a violation that the put will tell of.
@@ -238,7 +268,7 @@ Examples:
 def apply(
     services: Services, files: tuple[str, ...], publish: bool, wait: bool, timeout: float, as_json: bool
 ) -> None:
-    """Save the connections, templates and journeys of files, and publish the journeys as one set.
+    """Save the connections, templates, segments and journeys of files, and publish the journeys as one set.
 
     Nothing is sent while anything is wrong with a file: the violations of all files are told, with file and line.
     What only the services can know, such as a template that is missing, they tell before anything is published.
@@ -270,6 +300,12 @@ def apply(
         ("kind", "name", "result", "version"),
         [(each.kind, each.name, state_text(each.result), str(each.version or "")) for each in result.applied],
     )
+    if changed := [
+        each.name for each in result.applied if each.kind == "segment" and each.result == "updated"
+    ]:
+        print_note(
+            f"Journeys that use {', '.join(changed)} and are not among these keep the old criteria until they are published again."
+        )
     if watchers:
         print_note(
             f"Live everywhere: {len(watchers)} Evaluator{'s' * (len(watchers) > 1)} at revision {result.revision}."

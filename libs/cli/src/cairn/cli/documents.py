@@ -1,4 +1,4 @@
-"""Owns definition files: finds them, checks all of them, knows the line of every field, writes a journey back.
+"""Owns definition files: finds them, checks all of them, knows the line of every field, writes journeys and segments back.
 
 Refuses to send anything while one of the files has a violation: all are told at once, with file and line.
 """
@@ -8,29 +8,19 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
 
-from cairn.api.definition.v1.journey_pb2 import Journey
+from cairn.api.definition.v1.journey_pb2 import Journey, Segment
 from cairn.cli.failures import CommandError
+from cairn.journey.difference import written
 from cairn.journey.document import Document, read_documents
 from cairn.journey.parse import parse_journey
-from cairn.runtime.clock import from_duration
+from cairn.journey.references import check_references
+from cairn.journey.segments import SegmentDraft, ring_through, segment_draft_of, segment_violations
 
 STDIN = "-"
 _SUFFIXES = (".yaml", ".yml")
-_SECOND_US = 1_000_000
-_UNITS_US = (
-    ("d", 86_400 * _SECOND_US),
-    ("h", 3_600 * _SECOND_US),
-    ("m", 60 * _SECOND_US),
-    ("s", _SECOND_US),
-    ("ms", 1_000),
-)
-_RESOURCES = frozenset({"name", "channel", "template"})
 _PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
@@ -63,7 +53,8 @@ class Source:
 def read_sources(files: Iterable[str]) -> list[Source]:
     """The documents of all files, each checked as far as that goes without a server.
 
-    A folder stands for the YAML files in it, `-` for stdin. Raises CommandError with every violation of every file.
+    Journeys and segments are checked against each other; what is not in the files is taken to exist. A folder stands for
+    the YAML files in it, `-` for stdin. Raises CommandError with every violation of every file.
     """
     sources: list[Source] = []
     findings: list[str] = []
@@ -80,6 +71,8 @@ def read_sources(files: Iterable[str]) -> list[Source]:
             if isinstance(document.message, Journey):
                 _, wrong = parse_journey(document.message)
                 findings += [source.finding(each.path, each.message) for each in wrong]
+    findings += _wrong_references(sources)
+    findings += _wrong_segments(sources)
     findings += _doubles(sources)
     if findings:
         raise CommandError(f"{_count(findings)}; nothing was sent.", findings)
@@ -88,44 +81,31 @@ def read_sources(files: Iterable[str]) -> list[Source]:
 
 def write_journey(journey: Journey) -> str:
     """A journey as YAML the way people write it; `read_documents` makes the same journey of it."""
-    written = {
-        name: value
-        for name, value in _written(journey).items()
-        if journey.DESCRIPTOR.fields_by_name[name].number < 20
+    return _dump(_without_output(journey))
+
+
+def write_segment(segment: Segment) -> str:
+    """A segment as YAML the way people write it; `read_documents` makes the same segment of it."""
+    return _dump({"segment": _without_output(segment)})
+
+
+def segment_drafts(sources: Iterable[Source]) -> dict[str, SegmentDraft]:
+    """The segments among some documents, by id."""
+    return {
+        source.name: segment_draft_of(source.document.message)
+        for source in sources
+        if isinstance(source.document.message, Segment)
     }
-    return yaml.safe_dump(written, sort_keys=False, allow_unicode=True, width=110)
 
 
-def _written(message: Message) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for field, value in message.ListFields():
-        if field.is_repeated:
-            found[field.name] = [_written(each) for each in value]
-        elif isinstance(value, Duration):
-            found[field.name] = _write_duration(value)
-        elif isinstance(value, Message):
-            found[field.name] = _written(value)
-        elif field.enum_type is not None:
-            found[field.name] = _short_enum(
-                field.enum_type.values_by_number[value].name, field.enum_type.name
-            )
-        else:
-            found[field.name] = value.rpartition("/")[2] if field.name in _RESOURCES else value
-    return found
+def _without_output(message: Journey | Segment) -> dict[str, object]:
+    """What people write of a message: the fields from 20 on are the service's own."""
+    fields = message.DESCRIPTOR.fields_by_name
+    return {name: value for name, value in written(message).items() if fields[name].number < 20}
 
 
-def _short_enum(value: str, enum: str) -> str:
-    """`JOURNEY_TYPE_REAL_TIME` of `JourneyType` is REAL_TIME."""
-    return value.removeprefix(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum).upper() + "_")
-
-
-def _write_duration(duration: Duration) -> str:
-    """In the largest unit that leaves no rest: `3h`, `90s`, `500ms`."""
-    micros = from_duration(duration)
-    for unit, size in _UNITS_US:
-        if micros % size == 0:
-            return f"{micros // size}{unit}"
-    return f"{micros / _SECOND_US:.6f}s"
+def _dump(content: object) -> str:
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110))
 
 
 def _count(findings: Sequence[str]) -> str:
@@ -175,6 +155,38 @@ def _is_field(key: yaml.Node, name: str) -> bool:
     """Whether a key is this field: the contract's name, or its JSON name."""
     written = str(key.value)
     return written == name or re.sub(r"(?<!^)([A-Z])", r"_\1", written).lower() == name
+
+
+def _wrong_references(sources: Sequence[Source]) -> list[str]:
+    """What journeys say of each other that can't be."""
+    journeys = {
+        source.name: source.document.message
+        for source in sources
+        if isinstance(source.document.message, Journey)
+    }
+    wrong = check_references(journeys, known=None, segments=None)
+    return [
+        source.finding(each.path, each.message)
+        for source in sources
+        if source.document.message is journeys.get(source.name)
+        for each in wrong[source.name]
+    ]
+
+
+def _wrong_segments(sources: Sequence[Source]) -> list[str]:
+    """What is wrong with segments, and which of them lead back to themselves."""
+    drafts = segment_drafts(sources)
+    graph = {name: draft.names for name, draft in drafts.items()}
+    findings = []
+    for source in sources:
+        message = source.document.message
+        if isinstance(message, Segment):
+            wrong = segment_violations(segment_draft_of(message))
+            findings += [source.finding(f"segment.{each.path}", each.message) for each in wrong]
+            if ring := ring_through(source.name, graph):
+                text = f"goes round: {' > '.join(ring)}; a segment may not lead back to itself"
+                findings.append(source.finding("segment.criteria", text))
+    return findings
 
 
 def _doubles(sources: Iterable[Source]) -> list[str]:

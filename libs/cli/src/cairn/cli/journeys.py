@@ -1,16 +1,22 @@
-"""Owns `cairn journeys`: listing, showing and checking journeys and their versions."""
+"""Owns `cairn journeys`: showing, checking and comparing journeys and their versions.
+
+Pausing, resuming and ending them is in `lives`.
+"""
 
 import asyncio
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cairn.api.definition.v1 import definition_pb2 as definition
-from cairn.api.definition.v1.journey_pb2 import Journey, JourneyState, JourneyVersion, PurposeKind
+from cairn.api.definition.v1.journey_pb2 import Journey, JourneyVersion, PurposeKind
 from cairn.cli.connect import Services, all_items
 from cairn.cli.documents import Source, read_sources, write_journey
 from cairn.cli.failures import CommandError
+from cairn.cli.lives import end, journey_state, pause, resource, resume
 from cairn.cli.options import json_option, limit_option, service_options
 from cairn.cli.output import (
+    clean,
     print_json,
     print_message,
     print_note,
@@ -19,6 +25,11 @@ from cairn.cli.output import (
     show_time,
     state_text,
 )
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+_KIND_STYLES = {"ADDED": "green", "REMOVED": "red", "CHANGED": "yellow", "MOVED": "cyan"}
 
 
 class ListsByDefault(click.Group):
@@ -32,7 +43,11 @@ class ListsByDefault(click.Group):
 
 @click.group(cls=ListsByDefault)
 def journeys() -> None:
-    """List, show and check journeys and their versions; without a command: list them."""
+    """List, show, check, compare, pause, resume and end journeys; without a command: list them."""
+
+
+for _life_command in (pause, resume, end):
+    journeys.add_command(_life_command)
 
 
 @journeys.command(
@@ -65,7 +80,7 @@ def list_journeys(services: Services, limit: int, as_json: bool) -> None:
         [
             (
                 short_name(each.name),
-                state_text(JourneyState.Name(each.state).removeprefix("JOURNEY_STATE_")),
+                state_text(journey_state(each)),
                 str(each.latest_version or ""),
                 PurposeKind.Name(each.purpose.kind).removeprefix("PURPOSE_KIND_")
                 if each.purpose.kind
@@ -95,9 +110,9 @@ def get(services: Services, name: str, version: int | None, as_json: bool) -> No
     async def fetch() -> Journey | JourneyVersion:
         async with services:
             if version is None:
-                request = definition.GetJourneyRequest(name=_resource(name))
+                request = definition.GetJourneyRequest(name=resource(name))
                 return (await services.definition.GetJourney(request)).journey
-            of_version = definition.GetJourneyVersionRequest(name=f"{_resource(name)}/versions/{version}")
+            of_version = definition.GetJourneyVersionRequest(name=f"{resource(name)}/versions/{version}")
             return (await services.definition.GetJourneyVersion(of_version)).journey_version
 
     found = asyncio.run(fetch())
@@ -122,7 +137,7 @@ def versions(services: Services, name: str, limit: int, as_json: bool) -> None:
 
     async def fetch() -> list[JourneyVersion]:
         async with services:
-            request = definition.ListJourneyVersionsRequest(parent=_resource(name))
+            request = definition.ListJourneyVersionsRequest(parent=resource(name))
             call = services.definition.ListJourneyVersions
             return [
                 each async for each in all_items(call, request, lambda page: page.journey_versions, limit)
@@ -182,6 +197,85 @@ def validate(services: Services, files: tuple[str, ...], offline: bool, as_json:
         print_note(f"Nothing wrong ({', '.join(source.name for source in sources)}).")
 
 
+class _VersionOrDraft(click.ParamType[int]):
+    """The number of a version, or `draft`, which is 0."""
+
+    name = "version"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if value == "draft":
+            return 0
+        if not value.isascii() or not value.isdigit() or not 0 < int(value) < 2**31:
+            self.fail(f"{value!r} is no version; say a number from 1, or draft.", param, ctx)
+        return int(value)
+
+
+@journeys.command(
+    epilog="""\b
+Examples:
+  cairn journeys diff abandoned-cart
+  cairn journeys diff abandoned-cart 2
+  cairn journeys diff abandoned-cart 2 3 --json
+"""
+)
+@click.argument("name")
+@click.argument("from_version", metavar="[FROM]", type=click.IntRange(1), required=False)
+@click.argument("to_version", metavar="[TO]", type=_VersionOrDraft(), default="draft")
+@json_option
+@service_options("definition")
+def diff(services: Services, name: str, from_version: int | None, to_version: int, as_json: bool) -> None:
+    """What changed from a version of a journey to another, by default from the newest one to the draft."""
+
+    async def fetch() -> list[definition.JourneyDifference]:
+        async with services:
+            first = from_version
+            if first is None:
+                request = definition.GetJourneyRequest(name=resource(name))
+                first = (await services.definition.GetJourney(request)).journey.latest_version
+                if not first:
+                    raise CommandError(
+                        f"{short_name(name)} was never published: there is no version to compare with."
+                    )
+            asked = definition.DiffJourneyVersionsRequest(
+                name=resource(name), from_version=first, to_version=to_version
+            )
+            return list((await services.definition.DiffJourneyVersions(asked)).differences)
+
+    found = asyncio.run(fetch())
+    if as_json:
+        for each in found:
+            print_message(each)
+    elif not found:
+        print_note("They do not differ.")
+    else:
+        print_table(
+            ("what", "where", "field", "before", "after"),
+            [
+                (
+                    _kind_text(each),
+                    each.element,
+                    each.field,
+                    _styled(each.before, "red"),
+                    _styled(each.after, "green"),
+                )
+                for each in found
+            ],
+        )
+
+
+def _kind_text(difference: definition.JourneyDifference) -> "Text":
+    kind = definition.DifferenceKind.Name(difference.kind).removeprefix("DIFFERENCE_KIND_")
+    return _styled(kind, _KIND_STYLES.get(kind, ""))
+
+
+def _styled(text: str, style: str) -> "Text":
+    from rich.text import Text
+
+    return Text(clean(text), style=style)
+
+
 async def _ask(services: Services, sources: list[Source]) -> list[str]:
     findings = []
     async with services:
@@ -195,7 +289,3 @@ async def _ask(services: Services, sources: list[Source]) -> list[str]:
                     for each in answer.violations
                 ]
     return findings
-
-
-def _resource(name: str) -> str:
-    return f"journeys/{name.removeprefix('journeys/')}"

@@ -23,8 +23,23 @@ _WIDE = 1000  # where nobody looks, no column is cut
 
 _GOOD = frozenset({"SENT", "LIVE", "GOAL_ACHIEVED", "COMPLETED", "created", "updated", "published", "ok"})
 _BAD = frozenset({"FAILED", "REFUSED", "UNKNOWN", "PARKED", "ENTRY_REFUSED", "wrong"})
-_BUSY = frozenset({"WAITING", "PENDING", "LEASED", "SENDING", "WAIT_STARTED", "ACTIVATION_REQUESTED"})
-_QUIET = frozenset({"WITHDRAWN", "EXITED", "DRAFT", "RESTING", "RESTED", "unchanged"})
+_BUSY = frozenset(
+    {"WAITING", "PENDING", "LEASED", "SENDING", "WAIT_STARTED", "ACTIVATION_REQUESTED", "PAUSED", "HELD"}
+)
+_QUIET = frozenset(
+    {
+        "WITHDRAWN",
+        "EXITED",
+        "DRAFT",
+        "ENDED",
+        "JUMPED",
+        "RESTARTED",
+        "REMOVED",
+        "RESTING",
+        "RESTED",
+        "unchanged",
+    }
+)
 
 
 def console(*, stderr: bool = False) -> "Console":

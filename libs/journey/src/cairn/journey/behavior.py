@@ -108,7 +108,7 @@ def record(tracks: Tracks, need: Need, event: Stored, time_us: int) -> Tracks:
 class Behavior:
     """A profile's behavior and segments as criteria read them, as of `now_us`: what happened in a window is what is not older."""
 
-    __slots__ = ("_attributes", "_segments", "_tracks", "now_us")
+    __slots__ = ("_answers", "_attributes", "_segments", "_tracks", "now_us")
 
     def __init__(
         self, tracks: Tracks, attributes: Mapping[str, Any], segments: Mapping[str, Criteria], now_us: int
@@ -116,6 +116,7 @@ class Behavior:
         self._tracks = tracks
         self._attributes = attributes
         self._segments = segments
+        self._answers: dict[str, bool] = {}
         self.now_us = now_us
 
     def count(self, name: str, window_us: int | None) -> int:
@@ -158,6 +159,13 @@ class Behavior:
 
     def in_segment(self, name: str) -> bool:
         """Whether the profile is in a segment; one whose criteria fails on it, or that is not known, it is not in."""
+        answer = self._answers.get(name)
+        if answer is None:
+            # Remembered: segments that name others twice would be asked twice as often at each level.
+            answer = self._answers[name] = self._is_in(name)
+        return answer
+
+    def _is_in(self, name: str) -> bool:
         criteria = self._segments.get(name)
         if criteria is None:
             return False

@@ -213,6 +213,7 @@ _REFUSALS = {
     "cooldown": "the cooldown since the last entry is not over",
     "maximum": "it was entered as often as may be",
     "ended": "the journey has ended",
+    "stage": "the journey has no such stage any more",
 }
 
 

@@ -339,6 +339,10 @@ class _Run(Running):
             if entry.stage is not None:
                 self.refuse(plan, entry, "ended")
             return
+        if entry.stage and entry.stage not in (stage.name for stage in plan.stages):
+            # There when the jump was published; a version since has left it out.
+            self.refuse(plan, entry, "stage")
+            return
         current = self.enrollment
         if current is not None and not self.may_begin(current):
             return

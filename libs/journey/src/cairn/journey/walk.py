@@ -46,6 +46,11 @@ def short_name(collection: str, name: str) -> str:
     return name.removeprefix(f"{collection}/")
 
 
+def full_name(collection: str, name: str) -> str:
+    """`journeys/x` for `x`; a name that is empty or has a collection already is left alone."""
+    return f"{collection}/{name}" if name and "/" not in name else name
+
+
 def _walk(path: str, steps: Sequence[pb.Step]) -> Iterator[tuple[str, pb.Step]]:
     for index, step in enumerate(steps):
         place = f"{path}[{index}]"

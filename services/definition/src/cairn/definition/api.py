@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator
 
 from cairn.api.definition.v1 import definition_pb2 as pb
 from cairn.api.definition.v1.definition_pb2_grpc import DefinitionServiceServicer
-from cairn.definition import operations, publication, wire
+from cairn.definition import life, operations, publication, segments, wire, wire_segments
 from cairn.definition.destinations import DestinationChecker
 from cairn.definition.drafts import draft_of, mask_violations
 from cairn.definition.repeat import Call
 from cairn.definition.watch import Revisions, watch
 from cairn.journey.parse import count_elements
+from cairn.journey.segments import segment_draft_of
 from cairn.postgres.pool import Pool
 from cairn.runtime.auth import Role
 from cairn.runtime.errors import invalid
@@ -24,8 +25,16 @@ ROLES = {
     "DeleteJourney": Role.OPERATE,
     "ValidateJourney": Role.READ,
     "PublishJourneys": Role.OPERATE,
+    "PauseJourney": Role.OPERATE,
+    "ResumeJourney": Role.OPERATE,
+    "EndJourney": Role.OPERATE,
     "GetJourneyVersion": Role.READ,
     "ListJourneyVersions": Role.READ,
+    "DiffJourneyVersions": Role.READ,
+    "PutSegment": Role.OPERATE,
+    "GetSegment": Role.READ,
+    "ListSegments": Role.READ,
+    "DeleteSegment": Role.OPERATE,
     "WatchJourneys": Role.READ,
     "ListJourneyChanges": Role.READ,
     "AcknowledgeRevision": Role.OPERATE,
@@ -95,7 +104,7 @@ class DefinitionApi(DefinitionServiceServicer):
         self, request: pb.ValidateJourneyRequest, context: object
     ) -> pb.ValidateJourneyResponse:
         draft = draft_of(request.journey)
-        violations = await operations.validate_journey(self._checker, draft)
+        violations = await operations.validate_journey(self._pool, self._checker, draft)
         return pb.ValidateJourneyResponse(
             violations=[pb.Violation(field=one.field, description=one.description) for one in violations],
             elements=count_elements(draft.journey),
@@ -118,6 +127,31 @@ class DefinitionApi(DefinitionServiceServicer):
             self._pool, self._checker, self._revisions.announce, items, call
         )
 
+    async def PauseJourney(self, request: pb.PauseJourneyRequest, context: object) -> pb.PauseJourneyResponse:
+        journey_id = wire.parse_journey_name("name", request.name)
+        change = life.paused(wire.parse_pause_mode(request.mode))
+        call = Call(
+            wire.parse_request_id(request.request_id), request, wire.render_paused, pb.PauseJourneyResponse
+        )
+        return await life.change_life(self._pool, self._revisions.announce, journey_id, change, call)
+
+    async def ResumeJourney(
+        self, request: pb.ResumeJourneyRequest, context: object
+    ) -> pb.ResumeJourneyResponse:
+        journey_id = wire.parse_journey_name("name", request.name)
+        call = Call(
+            wire.parse_request_id(request.request_id), request, wire.render_resumed, pb.ResumeJourneyResponse
+        )
+        return await life.change_life(self._pool, self._revisions.announce, journey_id, life.resumed, call)
+
+    async def EndJourney(self, request: pb.EndJourneyRequest, context: object) -> pb.EndJourneyResponse:
+        journey_id = wire.parse_journey_name("name", request.name)
+        change = life.ended(remove=request.remove)
+        call = Call(
+            wire.parse_request_id(request.request_id), request, wire.render_ended, pb.EndJourneyResponse
+        )
+        return await life.change_life(self._pool, self._revisions.announce, journey_id, change, call)
+
     async def GetJourneyVersion(
         self, request: pb.GetJourneyVersionRequest, context: object
     ) -> pb.GetJourneyVersionResponse:
@@ -134,29 +168,45 @@ class DefinitionApi(DefinitionServiceServicer):
         page = await operations.list_versions(self._pool, journey_id, before, limit)
         return wire.render_version_page(page)
 
+    async def DiffJourneyVersions(
+        self, request: pb.DiffJourneyVersionsRequest, context: object
+    ) -> pb.DiffJourneyVersionsResponse:
+        journey_id = wire.parse_journey_name("name", request.name)
+        compared = wire.parse_compared(request.from_version, request.to_version)
+        return wire.render_differences(await operations.diff_versions(self._pool, journey_id, *compared))
+
+    async def PutSegment(self, request: pb.PutSegmentRequest, context: object) -> pb.PutSegmentResponse:
+        draft = segment_draft_of(request.segment)
+        row = await segments.put_segment(self._pool, draft, request.segment.etag)
+        return pb.PutSegmentResponse(segment=wire_segments.render_segment(row))
+
+    async def GetSegment(self, request: pb.GetSegmentRequest, context: object) -> pb.GetSegmentResponse:
+        row = await segments.get_segment(self._pool, wire_segments.parse_segment_name("name", request.name))
+        return pb.GetSegmentResponse(segment=wire_segments.render_segment(row))
+
+    async def ListSegments(self, request: pb.ListSegmentsRequest, context: object) -> pb.ListSegmentsResponse:
+        limit, after_id = wire_segments.parse_segment_page(request.page_size, request.page_token)
+        return wire_segments.render_segment_page(await segments.list_segments(self._pool, after_id, limit))
+
+    async def DeleteSegment(
+        self, request: pb.DeleteSegmentRequest, context: object
+    ) -> pb.DeleteSegmentResponse:
+        segment_id = wire_segments.parse_segment_name("name", request.name)
+        await segments.delete_segment(self._pool, segment_id, request.etag)
+        return pb.DeleteSegmentResponse()
+
     async def WatchJourneys(
         self, request: pb.WatchJourneysRequest, context: object
     ) -> AsyncIterator[pb.WatchJourneysResponse]:
         after = wire.parse_revision("after_revision", request.after_revision)
         async for changes in watch(self._pool, self._revisions, after, self._heartbeat_s):
-            after = wire.reached(changes, after)
-            yield pb.WatchJourneysResponse(
-                versions=[wire.render_version(row) for row in changes.versions],
-                revision=after,
-                caught_up=after >= changes.newest,
-            )
+            yield wire.render_news(changes)
 
     async def ListJourneyChanges(
         self, request: pb.ListJourneyChangesRequest, context: object
     ) -> pb.ListJourneyChangesResponse:
         after = wire.parse_revision("after_revision", request.after_revision)
-        changes = await operations.list_changes(self._pool, after)
-        reached = wire.reached(changes, after)
-        return pb.ListJourneyChangesResponse(
-            versions=[wire.render_version(row) for row in changes.versions],
-            revision=reached,
-            caught_up=reached >= changes.newest,
-        )
+        return wire.render_changes(await operations.list_changes(self._pool, after))
 
     async def AcknowledgeRevision(
         self, request: pb.AcknowledgeRevisionRequest, context: object

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from cairn.api.activation.v1.activation_pb2 import Destination
 from cairn.api.definition.v1.journey_pb2 import Journey
 from cairn.journey.parse import parse_journey
+from cairn.journey.walk import full_name, walk_steps
 from cairn.runtime.errors import FieldViolation
 
-OUTPUT_ONLY = ("state", "etag", "latest_version", "create_time", "update_time")
+OUTPUT_ONLY = ("state", "etag", "latest_version", "create_time", "update_time", "pause")
 """Fields of Journey that only we write; a caller's are ignored."""
 
 MAX_DRAFT_BYTES = 128 * 1024
@@ -48,19 +49,17 @@ def draft_of(given: Journey) -> Draft:
     for field in OUTPUT_ONLY:
         journey.ClearField(field)  # type: ignore[arg-type]
     journey.name = full_name("journeys", journey.name)
-    for stage in journey.stages:
-        for step in stage.steps:
-            if step.HasField("activation"):
-                step.activation.channel = full_name("connections", step.activation.channel)
-                step.activation.template = full_name("templates", step.activation.template)
+    if journey.goal.HasField("target"):
+        journey.goal.target.journey = full_name("journeys", journey.goal.target.journey)
+    for _, step in walk_steps(journey):
+        if step.HasField("activation"):
+            step.activation.channel = full_name("connections", step.activation.channel)
+            step.activation.template = full_name("templates", step.activation.template)
+        elif step.HasField("jump"):
+            step.jump.journey = full_name("journeys", step.jump.journey)
     document = journey.SerializeToString(deterministic=True)
     etag = hashlib.sha256(document).hexdigest()[:32]
     return Draft(journey.name.removeprefix("journeys/"), journey, document, etag)
-
-
-def full_name(collection: str, name: str) -> str:
-    """`journeys/x` for `x`; a name that is empty or has a collection already is left alone."""
-    return f"{collection}/{name}" if name and "/" not in name else name
 
 
 def merge(stored: Journey, given: Journey, paths: Sequence[str]) -> Journey:
@@ -110,13 +109,12 @@ def draft_violations(draft: Draft) -> tuple[FieldViolation, ...]:
 def destinations_of(draft: Draft, violations: Sequence[FieldViolation] = ()) -> tuple[NamedDestination, ...]:
     """The destinations that a draft names, without those of activations that `violations` speak of already."""
     named = []
-    for stage_index, stage in enumerate(draft.journey.stages):
-        for step_index, step in enumerate(stage.steps):
-            path = f"stages[{stage_index}].steps[{step_index}].activation"
-            if step.HasField("activation") and not any(one.field.startswith(path) for one in violations):
-                activation = step.activation
-                destination = Destination(
-                    connection=activation.channel, template=activation.template, action=activation.action
-                )
-                named.append(NamedDestination(path, destination))
+    for place, step in walk_steps(draft.journey):
+        path = f"{place}.activation"
+        if step.HasField("activation") and not any(one.field.startswith(path) for one in violations):
+            activation = step.activation
+            destination = Destination(
+                connection=activation.channel, template=activation.template, action=activation.action
+            )
+            named.append(NamedDestination(path, destination))
     return tuple(named)

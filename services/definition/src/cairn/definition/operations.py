@@ -1,4 +1,6 @@
-"""Owns what can be done with drafts, versions and watchers: one transaction each. Publishing is in `publication`.
+"""Owns what can be done with drafts, versions and watchers: one transaction each.
+
+Publishing is in `publication`, pausing and ending in `life`, segments are in `segments`.
 
 Refuses to save what is not valid, and to overwrite what its caller has not seen.
 """
@@ -7,11 +9,17 @@ from collections.abc import Sequence
 
 from cairn.api.definition.v1.journey_pb2 import Journey
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
-from cairn.definition import store
+from cairn.definition import store, store_lives
 from cairn.definition.destinations import DestinationChecker
 from cairn.definition.drafts import Draft, destinations_of, draft_of, draft_violations, merge
+from cairn.definition.packing import unpack_segments
+from cairn.definition.references import read_surroundings, reference_violations
 from cairn.definition.repeat import Call, M, once
-from cairn.definition.store import Changes, JourneyRow, Page, VersionRow, WatcherRow
+from cairn.definition.store import JourneyRow, Page, VersionRow, WatcherRow
+from cairn.definition.store_lives import Changes
+from cairn.journey.difference import Difference, diff_journeys
+from cairn.journey.limits import ID_PATTERN
+from cairn.journey.segments import diff_segments
 from cairn.postgres.pool import AnyConnection, Pool, translate_errors
 from cairn.runtime.clock import now_us
 from cairn.runtime.errors import CairnError, FieldViolation, aborted_etag, invalid, not_found
@@ -115,10 +123,19 @@ async def delete_journey(pool: Pool, journey_id: str, etag: str) -> None:
             await store.delete_journey(connection, journey_id)
 
 
-async def validate_journey(checker: DestinationChecker, draft: Draft) -> list[FieldViolation]:
+async def validate_journey(pool: Pool, checker: DestinationChecker, draft: Draft) -> list[FieldViolation]:
     """All that saving and publishing would refuse; PEER_UNAVAILABLE when Activation can't be asked."""
     violations = draft_violations(draft)
-    return [*violations, *await checker.check(destinations_of(draft, violations))]
+    journeys = {draft.journey_id: draft.journey}
+    with translate_errors():
+        surroundings = await read_surroundings(pool, journeys)
+        known = ID_PATTERN.fullmatch(draft.journey_id)
+        row = await store.get_journey(pool, draft.journey_id) if known else None
+    named = reference_violations(journeys, {}, surroundings)[draft.journey_id]
+    if row is not None and row.state == "ENDED":
+        text = f"{draft.journey.name} has ended for good and can't be published again; take another name"
+        named.append(FieldViolation("name", text))
+    return [*violations, *named, *await checker.check(destinations_of(draft, violations))]
 
 
 async def get_version(pool: Pool, journey_id: str, version: int) -> VersionRow:
@@ -139,10 +156,29 @@ async def list_versions(pool: Pool, journey_id: str, before: int, limit: int) ->
     return page
 
 
+async def diff_versions(
+    pool: Pool, journey_id: str, from_version: int, to_version: int
+) -> tuple[Difference, ...]:
+    """What changed from one version to another, or to the draft with the segments as they are now when that is 0. NOT_FOUND."""
+    before = await get_version(pool, journey_id, from_version)
+    if to_version:
+        after = await get_version(pool, journey_id, to_version)
+        journey, segments = Journey.FromString(after.document), after.segments
+    else:
+        journey = Journey.FromString((await get_journey(pool, journey_id)).draft)
+        with translate_errors():
+            surroundings = await read_surroundings(pool, {journey_id: journey})
+        segments = surroundings.pack_segments(journey)
+    return (
+        *diff_journeys(Journey.FromString(before.document), journey),
+        *diff_segments(unpack_segments(before.segments), unpack_segments(segments)),
+    )
+
+
 async def list_changes(pool: Pool, after_revision: int) -> Changes:
-    """The versions after a revision, at most 1,000."""
+    """The versions and lives after a revision, those of at most 1,000 revisions."""
     with translate_errors():
-        changes = await store.list_changes(pool, after_revision, MAX_CHANGES)
+        changes = await store_lives.list_changes(pool, after_revision, MAX_CHANGES, store.PAGE_BYTES)
     if after_revision > changes.newest:
         rule = (
             f"is {after_revision}, and the newest revision is {changes.newest}: "

@@ -1,4 +1,7 @@
-"""Owns every SQL statement of Definition and the rows they speak of. Refuses to interpret a document."""
+"""Owns the SQL statements on journeys, versions, watchers and requests, and the rows they speak of.
+
+Those on lives and segments are in `store_lives` and `store_segments`. Refuses to interpret a document.
+"""
 # ruff: noqa: S608 - statements are put together from the constants of this file alone
 
 from collections.abc import Sequence
@@ -21,12 +24,15 @@ LIVE_SECONDS = 10
 """A watcher that was heard of within this time is live."""
 
 # A page ends before the document that would pass the bound, but never without one.
-_WITHIN_PAGE = "total - size < $3"
+WITHIN_PAGE = "total - size < $3"
 
 
 @dataclass(frozen=True, slots=True)
 class JourneyRow:
-    """A journey and its draft: `draft` in canonical form, times in microseconds since the epoch."""
+    """A journey and its draft: `draft` in canonical form, times in microseconds since the epoch.
+
+    `pause_mode` and `pause_us` are of the present pause, "" and 0 unless the state is PAUSED.
+    """
 
     journey_id: str
     draft: bytes
@@ -35,11 +41,14 @@ class JourneyRow:
     latest_version: int
     create_us: int
     update_us: int
+    pause_mode: str = ""
+    pause_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class VersionRow:
-    """A published version; `document` is the draft as it was, `etag` the one that it had."""
+    """A published version; `document` is the draft as it was, `etag` the one that it had, `segments` a JourneyVersion with
+    nothing but the segments as they were."""
 
     journey_id: str
     version: int
@@ -47,6 +56,7 @@ class VersionRow:
     etag: str
     publish_us: int
     revision: int
+    segments: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +76,8 @@ class Page(Generic[R]):
     more: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """Versions in order of revision, and the newest revision there was in the same snapshot."""
-
-    versions: tuple[VersionRow, ...]
-    newest: int
-
-
-_JOURNEY = "journey_id, draft, etag, state, latest_version, create_time, update_time"
-_VERSION = "journey_id, version, document, etag, publish_time, revision"
+_JOURNEY = "journey_id, draft, etag, state, latest_version, create_time, update_time, pause_mode, pause_time"
+VERSION_COLUMNS = "journey_id, version, document, etag, publish_time, revision, segments"
 
 GET_JOURNEY = f"SELECT {_JOURNEY} FROM journeys WHERE journey_id = $1"
 LOCK_JOURNEY = GET_JOURNEY + " FOR UPDATE"
@@ -103,7 +105,7 @@ SELECT {_JOURNEY}, found FROM (
            row_number() OVER (ORDER BY journey_id) AS place, count(*) OVER () AS found
     FROM (SELECT {_JOURNEY} FROM journeys WHERE journey_id > $1 ORDER BY journey_id LIMIT $2 + 1) AS page
 ) AS measured
-WHERE {_WITHIN_PAGE} AND place <= $2
+WHERE {WITHIN_PAGE} AND place <= $2
 ORDER BY journey_id
 """
 
@@ -111,11 +113,12 @@ ORDER BY journey_id
 async def list_journeys(database: Database, after_id: str, limit: int) -> Page[JourneyRow]:
     """At most `limit` journeys after an id, fewer when they are large."""
     records = await database.fetch(LIST_JOURNEYS, after_id, limit, PAGE_BYTES)
-    return Page(tuple(_journey(record) for record in records), _has_more(records))
+    return Page(tuple(_journey(record) for record in records), has_more(records))
 
 
 INSERT_JOURNEY = f"""
-INSERT INTO journeys ({_JOURNEY}) VALUES ($1, $2, $3, 'DRAFT', 0, $4, $4)
+INSERT INTO journeys (journey_id, draft, etag, state, latest_version, create_time, update_time)
+VALUES ($1, $2, $3, 'DRAFT', 0, $4, $4)
 ON CONFLICT (journey_id) DO NOTHING
 RETURNING {_JOURNEY}
 """
@@ -151,17 +154,17 @@ async def delete_journey(connection: AnyConnection, journey_id: str) -> None:
     await connection.execute(DELETE_JOURNEY, journey_id)
 
 
-GET_VERSION = f"SELECT {_VERSION} FROM versions WHERE journey_id = $1 AND version = $2"
+GET_VERSION = f"SELECT {VERSION_COLUMNS} FROM versions WHERE journey_id = $1 AND version = $2"
 
 
 async def get_version(database: Database, journey_id: str, version: int) -> VersionRow | None:
     """One published version."""
     record = await database.fetchrow(GET_VERSION, journey_id, version)
-    return _version(record) if record else None
+    return version_row(record) if record else None
 
 
 GET_NEWEST_VERSIONS = f"""
-SELECT DISTINCT ON (journey_id) {_VERSION} FROM versions
+SELECT DISTINCT ON (journey_id) {VERSION_COLUMNS} FROM versions
 WHERE journey_id = ANY($1::text[])
 ORDER BY journey_id, version DESC
 """
@@ -170,19 +173,34 @@ ORDER BY journey_id, version DESC
 async def get_newest_versions(database: Database, journey_ids: Sequence[str]) -> dict[str, VersionRow]:
     """The newest version of each journey that has one, by journey id."""
     records = await database.fetch(GET_NEWEST_VERSIONS, list(journey_ids))
-    return {record["journey_id"]: _version(record) for record in records}
+    return {record["journey_id"]: version_row(record) for record in records}
+
+
+GET_SERVING_VERSIONS = f"""
+SELECT {VERSION_COLUMNS} FROM versions
+WHERE (journey_id, version) IN (
+    SELECT journey_id, latest_version FROM journeys
+    WHERE journey_id = ANY($1::text[]) AND state IN ('LIVE', 'PAUSED')
+)
+"""
+
+
+async def get_serving_versions(database: Database, journey_ids: Sequence[str]) -> dict[str, VersionRow]:
+    """The newest version of each of these journeys that is live or paused, by journey id."""
+    records = await database.fetch(GET_SERVING_VERSIONS, list(journey_ids))
+    return {record["journey_id"]: version_row(record) for record in records}
 
 
 LIST_VERSIONS = f"""
-SELECT {_VERSION}, found FROM (
-    SELECT {_VERSION}, octet_length(document) AS size,
-           sum(octet_length(document)) OVER (ORDER BY version DESC) AS total,
+SELECT {VERSION_COLUMNS}, found FROM (
+    SELECT {VERSION_COLUMNS}, octet_length(document) + octet_length(segments) AS size,
+           sum(octet_length(document) + octet_length(segments)) OVER (ORDER BY version DESC) AS total,
            row_number() OVER (ORDER BY version DESC) AS place, count(*) OVER () AS found
     FROM (
-        SELECT {_VERSION} FROM versions WHERE journey_id = $1 AND version < $4 ORDER BY version DESC LIMIT $2 + 1
+        SELECT {VERSION_COLUMNS} FROM versions WHERE journey_id = $1 AND version < $4 ORDER BY version DESC LIMIT $2 + 1
     ) AS page
 ) AS measured
-WHERE {_WITHIN_PAGE} AND place <= $2
+WHERE {WITHIN_PAGE} AND place <= $2
 ORDER BY version DESC
 """
 
@@ -190,10 +208,16 @@ ORDER BY version DESC
 async def list_versions(database: Database, journey_id: str, before: int, limit: int) -> Page[VersionRow]:
     """At most `limit` versions below a number, newest first, fewer when they are large."""
     records = await database.fetch(LIST_VERSIONS, journey_id, limit, PAGE_BYTES, before)
-    return Page(tuple(_version(record) for record in records), _has_more(records))
+    return Page(tuple(version_row(record) for record in records), has_more(records))
 
 
+LOCK_REVISION = "SELECT value FROM revision WHERE only_row FOR UPDATE"
 TAKE_REVISIONS = "UPDATE revision SET value = value + $1 WHERE only_row RETURNING value"
+
+
+async def lock_revision(connection: AnyConnection) -> None:
+    """Wait until nobody else publishes, and keep others from it until the end of the transaction."""
+    await connection.execute(LOCK_REVISION)
 
 
 async def take_revisions(connection: AnyConnection, count: int) -> int:
@@ -203,20 +227,20 @@ async def take_revisions(connection: AnyConnection, count: int) -> int:
 
 
 INSERT_VERSIONS = """
-INSERT INTO versions (journey_id, version, document, etag, publish_time, revision)
-SELECT journey_id, version, document, etag, $5, revision
-FROM unnest($1::text[], $2::int[], $3::bytea[], $4::text[], $6::bigint[])
-     AS fresh (journey_id, version, document, etag, revision)
+INSERT INTO versions (journey_id, version, document, etag, publish_time, revision, segments)
+SELECT journey_id, version, document, etag, $5, revision, segments
+FROM unnest($1::text[], $2::int[], $3::bytea[], $4::text[], $6::bigint[], $7::bytea[])
+     AS fresh (journey_id, version, document, etag, revision, segments)
 """
 MARK_PUBLISHED = """
-UPDATE journeys SET state = 'LIVE', latest_version = fresh.version
+UPDATE journeys SET state = CASE state WHEN 'DRAFT' THEN 'LIVE' ELSE state END, latest_version = fresh.version
 FROM unnest($1::text[], $2::int[]) AS fresh (journey_id, version)
 WHERE journeys.journey_id = fresh.journey_id
 """
 
 
 async def insert_versions(connection: AnyConnection, rows: Sequence[VersionRow]) -> None:
-    """Store versions of one publication, which have one publish time, and make their journeys live."""
+    """Store versions of one publication, which have one publish time, and make those of their journeys live that were drafts."""
     ids = [row.journey_id for row in rows]
     versions = [row.version for row in rows]
     await connection.execute(
@@ -227,6 +251,7 @@ async def insert_versions(connection: AnyConnection, rows: Sequence[VersionRow])
         [row.etag for row in rows],
         to_datetime(rows[0].publish_us),
         [row.revision for row in rows],
+        [row.segments for row in rows],
     )
     await connection.execute(MARK_PUBLISHED, ids, versions)
 
@@ -237,27 +262,6 @@ READ_REVISION = "SELECT value FROM revision"
 async def read_revision(database: Database) -> int:
     """The newest revision, 0 before the first publication."""
     return int(await database.fetchval(READ_REVISION))
-
-
-LIST_CHANGES = f"""
-SELECT newest.value AS newest, found.*
-FROM revision AS newest LEFT JOIN (
-    SELECT {_VERSION} FROM (
-        SELECT {_VERSION}, octet_length(document) AS size,
-               sum(octet_length(document)) OVER (ORDER BY revision) AS total
-        FROM (SELECT {_VERSION} FROM versions WHERE revision > $1 ORDER BY revision LIMIT $2) AS page
-    ) AS measured
-    WHERE {_WITHIN_PAGE}
-) AS found ON true
-ORDER BY found.revision
-"""
-
-
-async def list_changes(database: Database, after_revision: int, limit: int) -> Changes:
-    """At most `limit` versions after a revision, fewer when they are large; none only when there are none."""
-    records = await database.fetch(LIST_CHANGES, after_revision, limit, PAGE_BYTES)
-    versions = tuple(_version(record) for record in records if record["revision"] is not None)
-    return Changes(versions, records[0]["newest"])
 
 
 READ_CLOCK = "SELECT clock_timestamp()"
@@ -335,7 +339,8 @@ async def purge(database: Database, *, requests_before_us: int, watchers_before_
     await database.execute(PURGE_WATCHERS, to_datetime(watchers_before_us))
 
 
-def _has_more(records: Sequence[asyncpg.Record]) -> bool:
+def has_more(records: Sequence[asyncpg.Record]) -> bool:
+    """Whether a page was cut: each of its records says as `found` how many there would have been."""
     return bool(records) and records[0]["found"] > len(records)
 
 
@@ -348,10 +353,13 @@ def _journey(record: asyncpg.Record) -> JourneyRow:
         record["latest_version"],
         from_datetime(record["create_time"]),
         from_datetime(record["update_time"]),
+        record["pause_mode"] or "",
+        from_datetime(record["pause_time"]) if record["pause_time"] else 0,
     )
 
 
-def _version(record: asyncpg.Record) -> VersionRow:
+def version_row(record: asyncpg.Record) -> VersionRow:
+    """A row of `VERSION_COLUMNS`."""
     return VersionRow(
         record["journey_id"],
         record["version"],
@@ -359,4 +367,5 @@ def _version(record: asyncpg.Record) -> VersionRow:
         record["etag"],
         from_datetime(record["publish_time"]),
         record["revision"],
+        record["segments"],
     )

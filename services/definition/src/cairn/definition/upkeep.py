@@ -7,7 +7,7 @@ from cairn.runtime.clock import now_us
 UPKEEP_SECONDS = 5.0
 KEEP_REQUESTS_US = 24 * 3600 * 1_000_000
 KEEP_WATCHERS_US = 3600 * 1_000_000
-STATES = ("DRAFT", "LIVE")
+STATES = ("DRAFT", "LIVE", "PAUSED", "ENDED")
 
 
 async def upkeep(pool: Pool) -> None:

@@ -1,4 +1,4 @@
-"""Owns the news of publications: how streams hear of a new revision, from this process or from another replica.
+"""Owns the news of publications and lives: how streams hear of a new revision, from this process or from another replica.
 
 Refuses a question to Postgres for each stream: one poll serves all of them.
 """
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from cairn.definition import metrics, store
 from cairn.definition.operations import list_changes
-from cairn.definition.store import Changes
+from cairn.definition.store_lives import Changes
 from cairn.postgres.pool import Pool
 
 
@@ -53,7 +53,6 @@ async def watch(
         while True:
             changes = await list_changes(pool, after_revision)
             yield changes
-            if changes.versions:
-                after_revision = changes.versions[-1].revision
+            after_revision = changes.reached
             if after_revision >= changes.newest:
                 await revisions.wait_beyond(after_revision, heartbeat_s)

@@ -1,4 +1,4 @@
-"""Owns the form of requests and answers: resource names, page sizes and tokens, rows to messages.
+"""Owns the form of requests and answers: resource names, page sizes and tokens, rows to messages. Of segments: `wire_segments`.
 
 Refuses what is malformed, with the field's path; what a journey may contain is not decided here.
 """
@@ -9,8 +9,18 @@ import re
 from collections.abc import Sequence
 
 from cairn.api.definition.v1 import definition_pb2 as pb
-from cairn.api.definition.v1.journey_pb2 import Journey, JourneyState, JourneyVersion
-from cairn.definition.store import Changes, JourneyRow, Page, VersionRow, WatcherRow
+from cairn.api.definition.v1.journey_pb2 import (
+    Journey,
+    JourneyLife,
+    JourneyState,
+    JourneyVersion,
+    Pause,
+    PauseMode,
+)
+from cairn.definition.packing import unpack_segments
+from cairn.definition.store import JourneyRow, Page, VersionRow, WatcherRow
+from cairn.definition.store_lives import Changes, LifeRow, PauseRow
+from cairn.journey.difference import Difference
 from cairn.runtime.clock import to_timestamp
 from cairn.runtime.errors import CairnError, FieldViolation, invalid
 
@@ -102,6 +112,22 @@ def parse_revision(field: str, revision: int) -> int:
     return revision
 
 
+def parse_pause_mode(mode: PauseMode.ValueType) -> str:
+    """What a pause does: FREEZE, RUN or DROP."""
+    if mode not in PauseMode.values():
+        raise refuse("mode", f"is {mode}, which is no mode of a pause; say FREEZE, RUN or DROP")
+    return PauseMode.Name(mode or PauseMode.PAUSE_MODE_FREEZE).removeprefix("PAUSE_MODE_")
+
+
+def parse_compared(from_version: int, to_version: int) -> tuple[int, int]:
+    """The numbers of two versions to compare; 0 as the second one is the draft."""
+    if from_version < 1:
+        raise refuse("from_version", f"is {from_version}; versions count from 1")
+    if to_version < 0:
+        raise refuse("to_version", f"is {to_version}; versions count from 1, and 0 is the draft")
+    return from_version, to_version
+
+
 def parse_items(items: Sequence[pb.PublishItem]) -> list[tuple[str, str]]:
     """Journey id and expected etag ("" for any) of each journey to publish; every violation at once."""
     if not 1 <= len(items) <= 100:
@@ -131,6 +157,8 @@ def render_journey(row: JourneyRow) -> Journey:
     journey.latest_version = row.latest_version
     journey.create_time.CopyFrom(to_timestamp(row.create_us))
     journey.update_time.CopyFrom(to_timestamp(row.update_us))
+    if row.pause_mode:
+        journey.pause.CopyFrom(_pause(PauseRow(row.pause_mode, row.pause_us)))
     return journey
 
 
@@ -142,6 +170,21 @@ def render_created(row: JourneyRow) -> pb.CreateJourneyResponse:
 def render_updated(row: JourneyRow) -> pb.UpdateJourneyResponse:
     """The answer to UpdateJourney."""
     return pb.UpdateJourneyResponse(journey=render_journey(row))
+
+
+def render_paused(outcome: tuple[JourneyRow, int]) -> pb.PauseJourneyResponse:
+    """The answer to PauseJourney."""
+    return pb.PauseJourneyResponse(journey=render_journey(outcome[0]), revision=outcome[1])
+
+
+def render_resumed(outcome: tuple[JourneyRow, int]) -> pb.ResumeJourneyResponse:
+    """The answer to ResumeJourney."""
+    return pb.ResumeJourneyResponse(journey=render_journey(outcome[0]), revision=outcome[1])
+
+
+def render_ended(outcome: tuple[JourneyRow, int]) -> pb.EndJourneyResponse:
+    """The answer to EndJourney."""
+    return pb.EndJourneyResponse(journey=render_journey(outcome[0]), revision=outcome[1])
 
 
 def render_journey_page(page: Page[JourneyRow]) -> pb.ListJourneysResponse:
@@ -159,6 +202,19 @@ def render_version(row: VersionRow) -> JourneyVersion:
         version=row.version,
         journey=Journey.FromString(row.document),
         publish_time=to_timestamp(row.publish_us),
+        revision=row.revision,
+        segments=unpack_segments(row.segments),
+    )
+
+
+def render_life(row: LifeRow) -> JourneyLife:
+    """A life as watchers are told of it."""
+    return JourneyLife(
+        journey=f"journeys/{row.journey_id}",
+        state=JourneyState.Value(f"JOURNEY_STATE_{row.state}"),
+        pauses=[_pause(one) for one in row.pauses],
+        end_time=None if row.end_us is None else to_timestamp(row.end_us),
+        removes=row.removes,
         revision=row.revision,
     )
 
@@ -183,9 +239,48 @@ def render_watcher(row: WatcherRow) -> pb.Watcher:
     return pb.Watcher(watcher=row.watcher, revision=row.revision, seen_time=to_timestamp(row.seen_us))
 
 
-def reached(changes: Changes, after_revision: int) -> int:
-    """The revision up to which a reader of these changes has seen everything."""
-    return changes.versions[-1].revision if changes.versions else after_revision
+def render_news(changes: Changes) -> pb.WatchJourneysResponse:
+    """One answer of WatchJourneys."""
+    return pb.WatchJourneysResponse(
+        versions=[render_version(row) for row in changes.versions],
+        lives=[render_life(row) for row in changes.lives],
+        revision=changes.reached,
+        caught_up=changes.reached >= changes.newest,
+    )
+
+
+def render_changes(changes: Changes) -> pb.ListJourneyChangesResponse:
+    """The answer to ListJourneyChanges."""
+    return pb.ListJourneyChangesResponse(
+        versions=[render_version(row) for row in changes.versions],
+        lives=[render_life(row) for row in changes.lives],
+        revision=changes.reached,
+        caught_up=changes.reached >= changes.newest,
+    )
+
+
+def render_differences(differences: Sequence[Difference]) -> pb.DiffJourneyVersionsResponse:
+    """The answer to DiffJourneyVersions."""
+    return pb.DiffJourneyVersionsResponse(
+        differences=[
+            pb.JourneyDifference(
+                kind=pb.DifferenceKind.ValueType(one.kind),
+                element=one.element,
+                field=one.field,
+                before=one.before,
+                after=one.after,
+            )
+            for one in differences
+        ]
+    )
+
+
+def _pause(row: PauseRow) -> Pause:
+    return Pause(
+        mode=PauseMode.Value(f"PAUSE_MODE_{row.mode}"),
+        pause_time=to_timestamp(row.pause_us),
+        resume_time=None if row.resume_us is None else to_timestamp(row.resume_us),
+    )
 
 
 def _foreign_token() -> CairnError:

@@ -40,6 +40,7 @@ class JourneyBook:
         self._plans: dict[str, dict[int, Plan]] = {}
         self._lives: dict[str, journey_pb2.JourneyLife] = {}
         self._revision: int | None = None
+        self._is_all = False
         self._moved = asyncio.Condition()
         self.live = LiveJourneys()
 
@@ -50,8 +51,8 @@ class JourneyBook:
 
     @property
     def is_known(self) -> bool:
-        """Whether a first revision has come."""
-        return self._revision is not None
+        """Whether all that there was at first has come."""
+        return self._is_all
 
     def get(self, journey_id: str) -> LiveJourney | None:
         """A journey, or None."""
@@ -82,8 +83,13 @@ class JourneyBook:
         revision: int,
         versions: Iterable[journey_pb2.JourneyVersion],
         lives: Iterable[journey_pb2.JourneyLife] = (),
+        *,
+        is_all: bool = True,
     ) -> None:
-        """Serves versions and lives, and says that they complete a revision. What is known already stays as it is."""
+        """Serves versions and lives, and says that they complete a revision. What is known already stays as it is.
+
+        Before the first that says that it `is_all` there is nothing is taken: a pause might stand on a page to come.
+        """
         added = [plan for version in versions if (plan := self._plan(version)) is not None]
         for plan in added:
             self._plans.setdefault(plan.journey_id, {})[plan.version] = plan
@@ -92,8 +98,9 @@ class JourneyBook:
             self._lives[short_name("journeys", life.journey)] = life
         if added or newer:
             self.live = LiveJourneys(self._journey(journey_id) for journey_id in self._plans)
-        if self._revision is None or revision > self._revision:
+        if self._revision is None or revision > self._revision or (is_all and not self._is_all):
             self._revision = revision
+            self._is_all = self._is_all or is_all
             metrics.REVISION.set(revision)
             async with self._moved:
                 self._moved.notify_all()

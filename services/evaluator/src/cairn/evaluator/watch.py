@@ -103,7 +103,7 @@ class JourneyWatch:
                 [_row(each) for each in answer.versions],
                 [_life_row(lives[name]) for name in sorted(lives)],
             )
-            await self._book.add(answer.revision, answer.versions, lives.values())
+            await self._book.add(answer.revision, answer.versions, lives.values(), is_all=answer.caught_up)
             if answer.versions or lives:
                 log.info(
                     "journeys_served",

@@ -117,7 +117,10 @@ def dispatch_to(
         journey = live.get(journey_id)
         if journey is None:
             raise UnknownVersionError(journey_id)
-        if isinstance(input, TimerInput) and _is_awaited(standings[standing_id], input):
+        # A timer that nobody waits for, or a receipt, moves nothing.
+        if isinstance(input, LifeInput) or (
+            isinstance(input, TimerInput) and _is_awaited(standings[standing_id], input)
+        ):
             run.catch_up(input.time_us, profile)
         run.one(journey, standing_id, key, input, profile)
     return run.finish()
@@ -162,19 +165,21 @@ class _Dispatcher:
         return changed or self.standings.get(standing_id) or Standing()
 
     def catch_up(self, time_us: int, before: Profile) -> None:
-        """Applies what was due before a moment to every standing, in order of due time, as the profile was until then.
+        """Applies to every standing what came before an input: what was due before its moment, and the resumes and ends of journeys
+        that a sweep has not brought yet; in order of time, as the profile was until then.
 
-        The machine does the same for the one that an input reaches; here it is done for all, because a jump or the event itself can
-        make one see what another did.
+        The machine does the same for the one that an input reaches; here it is done for all, because a jump, the event itself or a
+        resume can make one see what another did.
         """
-        for standing in self.standings.values():
-            if 0 < _wake_us(standing) < time_us:
-                break
-        else:
-            return
+        if not self.live.have_lives:
+            for standing in self.standings.values():
+                if 0 < _wake_us(standing) < time_us:
+                    break
+            else:
+                return
         stuck: set[str] = set()
-        while due := self._earliest(time_us, stuck):
-            _, standing_id = due
+        while found := self._earliest(time_us, stuck):
+            due_us, standing_id = found
             journey_id, _, key = standing_id.partition("/")
             journey = self.live.get(journey_id)
             stuck.add(standing_id)
@@ -182,7 +187,7 @@ class _Dispatcher:
                 continue
             now, self.profile = self.profile, before
             try:
-                self.one(journey, standing_id, key, LifeInput(due[0]), before)
+                self.one(journey, standing_id, key, LifeInput(due_us), before)
                 self.begin_started()
             except UnknownVersionError:
                 # Whoever the input does not reach must not hold it up.
@@ -190,18 +195,30 @@ class _Dispatcher:
             finally:
                 self.profile = now
             changed = self.out.standings.get(standing_id)
-            if changed is not None and _wake_us(changed) != due[0]:
+            if changed is not None and self._due_us(standing_id, changed, time_us) != due_us:
                 stuck.discard(standing_id)
 
     def _earliest(self, time_us: int, stuck: set[str]) -> tuple[int, str] | None:
-        """The due time and the id of the standing whose wake-up is the earliest of those before a moment."""
+        """The time and the id of the standing to which something comes first of what comes before an input."""
         found: tuple[int, str] | None = None
         standings = {**self.standings, **self.out.standings} if self.out.standings else self.standings
         for standing_id, standing in standings.items():
-            wake_us = _wake_us(standing) if standing is not None else 0
-            if 0 < wake_us < time_us and standing_id not in stuck:
-                found = min(found or (wake_us, standing_id), (wake_us, standing_id))
+            if standing is not None and standing_id not in stuck:
+                due_us = self._due_us(standing_id, standing, time_us)
+                if due_us:
+                    found = min(found or (due_us, standing_id), (due_us, standing_id))
         return found
+
+    def _due_us(self, standing_id: str, standing: Standing, time_us: int) -> int:
+        """When something comes to a standing before an input; 0 when nothing does."""
+        wake_us = _wake_us(standing)
+        due_us = wake_us if wake_us < time_us else 0
+        if self.live.have_lives and (standing.remembered is not None or _is_open(standing)):
+            journey = self.live.get(standing_id.partition("/")[0])
+            life_us = _unlived_us(journey, standing) if journey is not None else 0
+            if life_us and not 0 < due_us < life_us:
+                due_us = life_us
+        return due_us
 
     def one(
         self,
@@ -298,6 +315,15 @@ def _standing_id(journey_id: str, key: str) -> str:
 
 def _wake_us(standing: Standing) -> int:
     return standing.enrollment.wake_us if standing.enrollment is not None else 0
+
+
+def _unlived_us(journey: LiveJourney, standing: Standing) -> int:
+    """When a journey resumed from a pause, or ended, that a standing has not lived through yet; 0 when there is none."""
+    if standing.pauses < len(journey.pauses):
+        until_us = journey.pauses[standing.pauses].until_us
+        if until_us is not None:
+            return until_us
+    return journey.end_us if journey.removes and journey.end_us is not None and _is_open(standing) else 0
 
 
 def _is_awaited(standing: Standing, timer: TimerInput) -> bool:

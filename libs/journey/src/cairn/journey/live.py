@@ -89,6 +89,8 @@ class LiveJourneys:
             name: tuple(sorted((*everyone, *named), key=lambda journey: journey.journey_id))
             for name, named in by_event.items()
         }
+        self.have_lives = any(journey.pauses or journey.end_us is not None for journey in served)
+        """Whether any journey was ever paused or has ended: else nobody has to ask."""
         self.by_profile = tuple(journey for journey in served if journey.can_begin_by_profile)
         self.needs: Mapping[str, Need] = needs_of(
             ask

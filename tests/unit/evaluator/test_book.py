@@ -56,7 +56,9 @@ def test_the_events_of_an_older_version_still_count_and_the_newest_takes_who_ent
         make_version("cart", 'profile.plan == "gold"', number=2),
     )
     assert (
-        names(book.live.concerned_by_event("cart_add")) == names(book.live.concerned_by_event("basket_add")) == {"cart"}
+        names(book.live.concerned_by_event("cart_add"))
+        == names(book.live.concerned_by_event("basket_add"))
+        == {"cart"}
     )
     journey = book.get("cart")
     assert journey is not None

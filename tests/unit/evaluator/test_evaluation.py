@@ -1,14 +1,25 @@
 """What a batch does to one profile, and how one failure in it harms nothing beside it."""
 
 import itertools
+from collections import Counter
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairn.evaluator.evaluation import Evaluated, ProfileState, decode_profile, evaluate, merge, told_id
+from cairn.evaluator.evaluation import (
+    Evaluated,
+    ProfileState,
+    decode_profile,
+    evaluate,
+    merge,
+    stamp,
+    told_id,
+    transitions_row,
+)
 from cairn.evaluator.inputs import ProfileArrival, ReceiptArrival, Result, TimerArrival
+from cairn.evaluator.recent import MOST, MOST_BYTES, MOST_PER_JOURNEY, RecentInput, remember
 from cairn.evaluator.store import ProfileRow
 from cairn.evaluator.wire import Refused
 from cairn.journey import dispatch, machine
@@ -231,3 +242,33 @@ def test_what_is_told_has_an_id_that_fits_the_table_and_its_facts() -> None:
     assert told_id("a", "b") == ids[0]
     assert all(first != second for first, second in itertools.combinations(ids, 2))
     assert all(0 <= each < 2**63 for each in ids)
+
+
+def test_a_timeline_is_in_the_order_of_revisions_whatever_the_clocks_of_replicas_say(carts, event) -> None:
+    first = evaluate(carts, ProfileState("ann"), [event("cart_add", "1")], set())
+    stamp(first, ProfileState("ann"), NOW_US)
+    second = evaluate(carts, first.state, [event("purchase", "2")], set())
+    stamp(second, first.state, NOW_US - 5_000_000)
+    assert transitions_row(first).record_us == NOW_US
+    assert transitions_row(second).record_us == NOW_US + 1
+    assert second.state.update_us == NOW_US + 1
+
+
+# What is kept of inputs without effect
+
+
+def test_what_changed_nothing_is_kept_and_what_did_is_not(carts, event) -> None:
+    arrivals = [event("purchase", "1"), event("cart_add", "2"), event("cart_add", "3")]
+    state = evaluate(carts, ProfileState("ann"), arrivals, set()).state
+    assert [(each.journey_id, each.event_id) for each in state.recent] == [("cart", "1"), ("cart", "3")]
+
+
+def test_what_is_kept_is_bounded_by_journey_in_all_and_in_size(carts, event) -> None:
+    recent: tuple[RecentInput, ...] = ()
+    for number in range(40):
+        recent = remember(recent, f"journey-{number % 10}", event("x", str(number)).event)
+    assert len(recent) == MOST
+    assert max(Counter(each.journey_id for each in recent).values()) <= MOST_PER_JOURNEY
+    large = event("x", "large").event
+    large.view["properties"]["text"] = "y" * MOST_BYTES
+    assert remember((), "cart", large)[0].properties is None

@@ -332,12 +332,12 @@ class _Run(Running):
     def is_at_rest(self, enrollment: Enrollment) -> bool:
         return enrollment.state is EnrollmentState.RESTING and enrollment.stage == len(self.plan.stages) - 1
 
-    def enter(self, entry: RememberedEntry) -> None:
-        """Begins an enrollment, or refuses to, or remembers to when the journey resumes."""
+    def enter(self, entry: RememberedEntry, *, before_end: bool = False) -> None:
+        """Begins an enrollment, or refuses to, or remembers to when the journey resumes. `before_end` says that it would have done
+        so before the journey ended, had somebody looked."""
         plan = self.journey.newest
-        if self.journey.end_us is not None:
-            if entry.stage is not None:
-                self.refuse(plan, entry, "ended")
+        if self.journey.end_us is not None and not before_end:
+            self.refuse_ended(entry)
             return
         if entry.stage and entry.stage not in (stage.name for stage in plan.stages):
             # There when the jump was published; a version since has left it out.
@@ -357,6 +357,11 @@ class _Run(Running):
                 standing.remembered, standing.pauses = entry, self.lived
             return
         self.begin(plan, entry, restarts)
+
+    def refuse_ended(self, entry: RememberedEntry) -> None:
+        """Nobody enters a journey that has ended: who comes by a jump is told, an event is none of its business any more."""
+        if entry.stage is not None:
+            self.refuse(self.journey.newest, entry, "ended")
 
     def refuse(self, plan: Plan, entry: RememberedEntry, reason: str) -> None:
         stage = entry.stage or plan.stages[0].name
@@ -448,9 +453,10 @@ class _Run(Running):
     def resume(self, until_us: int) -> None:
         """What was held goes on, and what would have begun begins, both at the resume."""
         enrollment, remembered = self.enrollment, self.standing.remembered
-        if self.journey.removes and until_us == self.journey.end_us:
+        ended = until_us == self.journey.end_us
+        if ended and self.journey.removes:
             # The end of the journey ended the pause, and takes away what was held.
-            return
+            enrollment = None
         if enrollment is not None and enrollment.state is EnrollmentState.HELD:
             enrollment.now_us = max(enrollment.now_us, until_us)
             held, enrollment.held = enrollment.held, None
@@ -461,10 +467,12 @@ class _Run(Running):
         self.writable().remembered = None
         event = stored_input(remembered.event) if remembered.event else None
         self.see(event, remembered.cause, max(until_us, remembered.time_us))
-        if refusal(self.journey.newest, self.standing, remembered.time_us) == "goal":
+        if ended:
+            self.refuse_ended(remembered)
+        elif refusal(self.journey.newest, self.standing, remembered.time_us) == "goal":
             self.refuse(self.journey.newest, remembered, "goal")
         else:
-            self.enter(msgspec.structs.replace(remembered, time_us=self.at_us))
+            self.enter(msgspec.structs.replace(remembered, time_us=self.at_us), before_end=True)
 
     def remove(self, enrollment: Enrollment, time_us: int, cause: str) -> None:
         enrollment.now_us = max(enrollment.now_us, time_us)

@@ -47,6 +47,8 @@ class ProfileState:
     standings: dict[str, Standing] = field(default_factory=dict)
     behavior: Tracks = field(default_factory=dict)
     recent: tuple[RecentInput, ...] = ()
+    update_us: int = 0
+    """When it was stored; 0 when it never was."""
 
 
 def decode_profile(row: ProfileRow) -> ProfileState:
@@ -59,6 +61,7 @@ def decode_profile(row: ProfileRow) -> ProfileState:
         _STANDINGS.decode(row.standings),
         _TRACKS.decode(row.behavior) if row.behavior else {},
         _RECENT.decode(row.recent) if row.recent else (),
+        row.update_us,
     )
 
 
@@ -261,12 +264,19 @@ def merge(attributes: dict[str, Any], arrival: ProfileArrival) -> dict[str, Any]
     return merged
 
 
-def transitions_row(evaluated: Evaluated, record_us: int) -> TimelineRow:
+def stamp(evaluated: Evaluated, before: ProfileState, now_us: int) -> None:
+    """Sets when a profile was written: later than the revision before, whatever replica wrote that and by what clock, so that
+    the timeline is in the order of the revisions."""
+    assert evaluated.write is not None
+    evaluated.write.update_us = evaluated.state.update_us = max(now_us, before.update_us + 1)
+
+
+def transitions_row(evaluated: Evaluated) -> TimelineRow:
     """The transitions of one revision as a row of the timeline."""
     assert evaluated.write is not None
     return TimelineRow(
         evaluated.state.profile_id,
-        record_us,
+        evaluated.write.update_us,
         evaluated.write.revision,
         RowKind.TRANSITIONS,
         to_json(evaluated.transitions),

@@ -16,7 +16,14 @@ import structlog
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
 from cairn.evaluator import metrics, store
 from cairn.evaluator.book import JourneyBook
-from cairn.evaluator.evaluation import Evaluated, ProfileState, decode_profile, evaluate, transitions_row
+from cairn.evaluator.evaluation import (
+    Evaluated,
+    ProfileState,
+    decode_profile,
+    evaluate,
+    stamp,
+    transitions_row,
+)
 from cairn.evaluator.inputs import (
     Arrival,
     EventArrival,
@@ -180,6 +187,8 @@ class Lane:
         for share in shares.values():
             assert share.state is not None
             share.evaluated = evaluate(self._book, share.state, [item.arrival for item in share.items], seen)
+            if share.evaluated.write is not None:
+                stamp(share.evaluated, share.state, now)
         if _has_result(shares, Result.LATER):
             await self._reload_journeys()
         won, row = await self._write(shares, now)
@@ -241,13 +250,13 @@ class Lane:
             return set(), None
         outgoing, appendix = Outgoing(), store.Appendix(timeline=receipts)
         async with self._pool.acquire() as connection, connection.transaction():
-            won = await store.swap_profiles(connection, self.bucket, writes, now) if writes else set()
+            won = await store.swap_profiles(connection, self.bucket, writes) if writes else set()
             for each in done:
                 if each.state.profile_id not in won:
                     continue
                 appendix.event_ids += each.event_ids
                 if each.transitions:
-                    appendix.timeline.append(transitions_row(each, now))
+                    appendix.timeline.append(transitions_row(each))
                 for journey_id, effects in each.effects:
                     outgoing.add(each.state.profile_id, journey_id, effects)
             appendix.outbox = outgoing.to_row(self._settings.writer, self._sequence)

@@ -25,6 +25,7 @@ WRITER_NAMESPACE = "evaluator-writer"
 
 _MAX_QUEUED_BYTES = 4 * 1024 * 1024
 _MAX_ROWS_A_CALL = 64
+_MAX_ROWS_TOGETHER = 512
 _FLUSH_SECONDS = 0.05
 _SWEEP_SECONDS = 2.0
 _SWEEP_ROWS = 2000
@@ -142,7 +143,7 @@ class Relay:
         while True:
             rows = await self._next(queue, bucket)
             if rows:
-                await self._send_until_accepted(destination, bucket, rows)
+                await self._send_until_accepted(destination, bucket, queue, rows)
             else:
                 await queue.wake.wait()
                 queue.wake.clear()
@@ -172,7 +173,7 @@ class Relay:
         return rows
 
     async def _send_until_accepted(
-        self, destination: Destination, bucket: int, rows: list[OutboxRow]
+        self, destination: Destination, bucket: int, queue: _Queue, rows: list[OutboxRow]
     ) -> None:
         failures = 0
         while True:
@@ -185,6 +186,9 @@ class Relay:
                 if failures == 1:
                     _report(destination, error)
                 await asyncio.sleep(min(0.05 * 2 ** min(failures, 10), _MAX_PAUSE_SECONDS))
+                if len(rows) < _MAX_ROWS_TOGETHER:
+                    # What came meanwhile may take back what is about to go: in one go it does.
+                    rows = [*rows, *queue.take()]
             else:
                 if failures > 1:
                     log.info("destination_back", destination=destination.name, failures=failures)

@@ -40,7 +40,7 @@ class ProfileRow:
 class ProfileWrite:
     """A profile as it shall be: `revision` is one more than what was read; `attributes`, `behavior` and `recent` None when they stay.
 
-    `held_in` are the journeys in whose pause something of it is held, None where nothing is.
+    `held_in` are the journeys in whose pause something of it is held, None where nothing is; `update_us` is set by whoever writes.
     """
 
     profile_id: str
@@ -51,6 +51,7 @@ class ProfileWrite:
     behavior: str | None = None
     recent: str | None = None
     held_in: list[str] | None = None
+    update_us: int = 0
 
 
 @dataclass(slots=True)
@@ -125,9 +126,9 @@ _SWAP = """
 INSERT INTO profiles AS p (bucket, profile_id, revision, attributes, time_zone, standings, behavior, recent, held_in,
     update_time)
 SELECT $1, u.profile_id, u.revision, u.attributes::json, u.time_zone, u.standings::json, u.behavior::json, u.recent::json,
-    string_to_array(u.held_in, ','), $10
-FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[])
-    AS u (profile_id, revision, attributes, time_zone, standings, behavior, recent, held_in)
+    string_to_array(u.held_in, ','), u.update_time
+FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::timestamptz[])
+    AS u (profile_id, revision, attributes, time_zone, standings, behavior, recent, held_in, update_time)
 ON CONFLICT (bucket, profile_id) DO UPDATE SET
     revision = excluded.revision,
     attributes = coalesce(excluded.attributes, p.attributes),
@@ -142,9 +143,7 @@ RETURNING p.profile_id
 """
 
 
-async def swap_profiles(
-    connection: AnyConnection, bucket: int, writes: Sequence[ProfileWrite], now_us: int
-) -> set[str]:
+async def swap_profiles(connection: AnyConnection, bucket: int, writes: Sequence[ProfileWrite]) -> set[str]:
     """Writes each profile whose revision is still the one that was read; returns the ids of those written.
 
     `writes` are in the order of their ids, each id once.
@@ -160,7 +159,7 @@ async def swap_profiles(
         [write.behavior for write in writes],
         [write.recent for write in writes],
         [write.held_in and ",".join(write.held_in) for write in writes],
-        to_datetime(now_us),
+        [to_datetime(write.update_us) for write in writes],
     )
     return {row[0] for row in rows}
 

@@ -23,8 +23,8 @@ def wrong(text: str) -> list[tuple[int, str, str]]:
 
 
 FIELDS = (
-    "known here: name, purpose, type, goal, reentry, skip_stages, exit_criteria, stages, "
-    "state, etag, latest_version, create_time, update_time"
+    "known here: name, purpose, type, goal, reentry, skip_stages, exit_criteria, stages, key, time_zone, "
+    "state, etag, latest_version, create_time, update_time, pause"
 )
 
 
@@ -78,7 +78,9 @@ def test_read(text: str, fields: dict[str, Any]) -> None:
         ("name: a\nstags: []", 2, "stags", "is no field; did you mean stages?"),
         ("name: a\nzzz: 1", 2, "zzz", f"is no field; {FIELDS}"),
         ("stages:\n- name: a\n  exit_criterion: []", 3, "stages[0].exit_criterion", "is no field; did you mean"),
-        ("stages:\n- steps:\n  - wait:\n      until: x", 4, "stages[0].steps[0].wait.until", "is no field; "),
+        ("stages:\n- steps:\n  - wait:\n      until: x", 4, "stages[0].steps[0].wait.until", "is 'x'; a moment is written as 2027-01-31T09:00:00Z"),
+        ("stages: [{steps: [{wait: {until: 2027-01-31T09:00:00}}]}]", 1, "stages[0].steps[0].wait.until", "a moment is written as"),
+        ("stages: [{steps: [{wait: {untl: x}}]}]", 1, "stages[0].steps[0].wait.untl", "is no field; did you mean until?"),
         ("2: 3", 1, "2", "is no field"),
         ("? [a]\n: b", 1, "", "is no field"),
         ("? {a: b}\n: c\nname: a", 1, "", "is no field"),

@@ -183,6 +183,18 @@ CASES = (
         ("1h30m ENTRY_REFUSED only because of goal",),
     ),
     Case(
+        "a goal is remembered for twenty-four days: an entry older than it by that much is refused",
+        GOAL.replace("REENTRY", "mode: ALWAYS"),
+        (event("purchase", at="25d"), event("begin", at="1d")),
+        ("1d ENTRY_REFUSED only because of goal",),
+    ),
+    Case(
+        "one that is older still begins",
+        GOAL.replace("REENTRY", "mode: ALWAYS"),
+        (event("purchase", at="25d1s"), event("begin", at="1d")),
+        (*waiting("1d", "1d3h"), "1d3h WAIT_ENDED only/1", "1d3h RESTED only"),
+    ),
+    Case(
         "the goal that ended an enrollment is remembered as well",
         GOAL.replace("REENTRY", "mode: ALWAYS"),
         (event("begin"), event("purchase", at="2h"), event("begin", at="1h")),

@@ -3,9 +3,9 @@
 import pytest
 
 from cairn.journey.limits import describe_us
+from cairn.journey.live import LiveJourney
 from cairn.journey.plan import (
     ActivateInstruction,
-    LiveJourney,
     RestInstruction,
     WaitInstruction,
     compile_plan,

@@ -100,13 +100,17 @@ def test_a_milestone_acts_before_an_expired_wait_that_no_timer_has_told_of(
     assert not any("WAIT_ENDED" in line for line in lines)
 
 
-def unseen(**attributes: object) -> Moment:
+class Unseen(Moment, frozen=True):
     """The profile is another from now on, without an input that says so: only the next timer will see it."""
 
-    def changes(story: Story) -> None:
-        story.profile = Profile(story.profile.profile_id, attributes)
+    attributes: dict[str, object]
 
-    return changes
+    def happen(self, story: Story) -> None:
+        story.individual.profile = Profile(story.profile.profile_id, self.attributes)
+
+
+def unseen(**attributes: object) -> Moment:
+    return Unseen(attributes)
 
 
 def test_list_order_decides_between_exits() -> None:
@@ -316,3 +320,113 @@ def test_a_receipt_leaves_no_line_and_only_the_first_is_of_interest() -> None:
     assert (story.timers, story.lines) == (timers, lines)
     event("x", at="1m", rules=["out"])(story)
     assert story.withdrawn == []
+
+
+# Rule 5: the current step
+
+MET = JOURNEY.replace(
+    "steps: [{wait: {duration: 1h}}]", "steps: [{wait: {condition: '\"met\" in READ', timeout: 1h}}]", 1
+)
+
+
+@pytest.mark.parametrize("rules", SETS, ids=ids)
+def test_every_rule_comes_before_a_condition_that_an_event_meets(
+    rules: tuple[tuple[str, str, str], ...],
+) -> None:
+    words = ["met", *(word for word, _, _ in rules)]
+    text = MET.replace("READ", "event.properties.rules")
+    lines = tell(text, event("begin", rules=[]), event("any", at="10m", rules=words))
+    assert moves(lines) == expected("10m", rules, step="one/1")
+    assert not any("WAIT_ENDED" in line for line in lines)
+
+
+@pytest.mark.parametrize("rules", SETS, ids=ids)
+def test_every_rule_comes_before_a_condition_that_a_change_meets(
+    rules: tuple[tuple[str, str, str], ...],
+) -> None:
+    words = ["met", *(word for word, _, _ in rules)]
+    text = MET.replace("READ", "profile.rules")
+    lines = tell(text, event("begin"), profile(at="10m", rules=words), attributes={"rules": []})
+    assert moves(lines) == expected("10m", rules, step="one/1")
+    assert not any("WAIT_ENDED" in line for line in lines)
+
+
+@pytest.mark.parametrize("rules", SETS, ids=ids)
+def test_every_rule_comes_before_a_timeout(rules: tuple[tuple[str, str, str], ...]) -> None:
+    words = [word for word, _, _ in rules]
+    text = MET.replace("READ", "profile.rules")
+    lines = tell(text, event("begin"), unseen(rules=words), passes("1h"), attributes={"rules": []})
+    assert moves(lines)[:1] == expected("1h", rules, step="one/1")
+    assert not any("WAIT_ENDED" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        event("any", at="10m", rules=["met"]),
+        profile(at="10m", rules=["met"]),
+        profile(at="1h", rules=["met"]),
+    ],
+)
+def test_alone_the_condition_acts(moment: Moment) -> None:
+    read = "event.properties.rules" if moment.__class__.__name__ == "Event" else "profile.rules"
+    lines = tell(MET.replace("READ", read), event("begin", rules=[]), moment, attributes={"rules": []})
+    assert lines[3].partition(" ")[2] == "WAIT_ENDED one/1 met"
+
+
+def test_an_event_of_the_instant_in_which_a_condition_times_out_meets_it_and_every_rule_comes_before_that() -> (
+    None
+):
+    text = MET.replace("READ", "event.properties.rules")
+    begin = event("begin", rules=[])
+    assert tell(text, begin, event("any", at="1h", rules=["met"]))[3] == "1h WAIT_ENDED one/1 met"
+    assert moves(tell(text, begin, event("any", at="1h", rules=["met", "one"]))) == [
+        "1h STAGE_ENTERED two over step one/1"
+    ]
+
+
+def test_a_met_condition_is_no_entry_as_well() -> None:
+    """The input has moved somebody; it does not begin anything beside that."""
+    text = """
+name: met
+type: REAL_TIME
+goal: {criteria: event.name == "goal"}
+reentry: {mode: ALWAYS, while_active: RESTART}
+stages:
+  - name: one
+    entry: event.name == "begin"
+    steps: [{wait: {condition: event.name == "begin" && event.properties.met, timeout: 1h}}, {wait: {duration: 1d}}]
+"""
+    lines = tell(text, event("begin", met=False), event("begin", at="1m", met=True))
+    assert lines[3:] == ["1m WAIT_ENDED one/1 met", "1m WAIT_STARTED one/2 until 1d1m"]
+
+
+def test_staleness_comes_before_a_timeout_of_the_same_instant() -> None:
+    text = MET.replace("exit_criteria:\n", "exit_criteria:\n  - {name: cold, stale: 1h}\n", 1).replace(
+        "READ", "profile.rules"
+    )
+    lines = tell(text, event("begin"), passes("1h"), attributes={"rules": []})
+    assert lines[3:] == ["1h WAIT_CANCELED one/1", "1h EXITED one by cold over step one/1"]
+
+
+def test_a_condition_met_in_the_instant_of_staleness_comes_before_it() -> None:
+    """The event is first, and what is due in its instant after it: then staleness still ends it."""
+    text = MET.replace("exit_criteria:\n", "exit_criteria:\n  - {name: cold, stale: 1h}\n", 1).replace(
+        "READ", "event.properties.rules"
+    )
+    lines = tell(text, event("begin", rules=[]), event("any", at="1h", rules=["met"]))
+    assert lines[3:] == ["1h WAIT_ENDED one/1 met", "1h RESTED one", "1h EXITED one by cold"]
+
+
+def test_a_skipped_stage_is_never_entered_and_its_steps_never_run() -> None:
+    lines = tell(BY_EVENT, event("begin", rules=[]), event("x", at="1m", rules=["two"]), passes("3h"))
+    assert "1m STAGE_SKIPPED two" in lines
+    assert not [line for line in lines if "STAGE_ENTERED two" in line or " two/1" in line]
+
+
+def test_where_stages_are_not_skipped_only_the_next_milestone_counts() -> None:
+    text = BY_EVENT + "skip_stages: false"
+    lines = tell(
+        text, event("begin", rules=[]), event("x", at="1m", rules=["two"]), event("x", at="2m", rules=["one"])
+    )
+    assert moves(lines) == ["2m STAGE_ENTERED two"]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from cairn.journey.live import LiveJourney, LiveJourneys
 from cairn.journey.machine import UnknownVersionError
 from cairn.journey.state import CancelTimer, Kind, ScheduleTimer, TimerInput
 from cairn.journey.times import format_time
@@ -24,7 +25,10 @@ name: steps
 type: REAL_TIME
 goal: {criteria: event.name == "goal"}
 reentry: {mode: ALWAYS}
-exit_criteria: [{name: low, criteria: profile.level < 0}, {name: cold, stale: 10h}]
+exit_criteria:
+  - {name: low, criteria: profile.level < 0}
+  - {name: seen, criteria: event.name == "other" && profile.level > 100}
+  - {name: cold, stale: 10h}
 stages:
   - name: one
     entry: event.name == "begin"
@@ -209,9 +213,9 @@ def test_a_wake_up_with_another_id_changes_nothing(moments: tuple[object, ...]) 
     stale = {effect.timer_id for effect in story.effects if isinstance(effect, ScheduleTimer)} - current
     for timer_id in {"", "another.t1", *stale}:
         before = story.standing
-        outcome = story.take(TimerInput(timer_id, START_US + 100 * HOUR_US))
-        assert outcome.standing is before
-        assert (outcome.effects, outcome.transitions) == ((), ())
+        done = story.take(TimerInput(timer_id, START_US + 100 * HOUR_US))
+        assert story.standing == before
+        assert (done.standings, done.effects, done.transitions) == ({}, [], [])
 
 
 def test_the_same_wake_up_twice_acts_once() -> None:
@@ -244,13 +248,13 @@ def test_ids_come_from_their_cause() -> None:
 def test_an_enrollment_in_a_version_that_is_not_known_is_told_not_guessed() -> None:
     story = play(STEPS, event("begin"), attributes=LEVEL)
     publish(STEPS)(story)
-    story.live = type(story.live)({2: story.live.newest})
+    story.live = LiveJourneys([LiveJourney({2: story.journeys["steps"].newest})])
     with pytest.raises(UnknownVersionError, match="steps version 1"):
         event("other", at="1m")(story)
 
 
 def test_rest_is_over_after_twenty_four_days() -> None:
-    text = STEPS.replace(", {name: cold, stale: 10h}", "")
+    text = STEPS.replace("  - {name: cold, stale: 10h}\n", "")
     story = play(text, event("begin"), passes("100d"), attributes=LEVEL)
     assert times([Kind.COMPLETED], story.transitions) == ["24d3h"]
 

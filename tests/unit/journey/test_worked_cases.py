@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from cairn.journey.document import read_documents
-from cairn.journey.state import CancelTimer, EnrollmentState
+from cairn.journey.simulation import SimulatedEvent, live_of, simulate
+from cairn.journey.state import CancelTimer, EnrollmentState, Kind
 from cairn.testing.journeys import (
     Case,
     Story,
@@ -15,6 +16,7 @@ from cairn.testing.journeys import (
     play,
     profile,
     publish,
+    read_journey,
     receipt,
 )
 
@@ -224,8 +226,8 @@ CASES = (
     ),
     Case(
         "an event older than the enrollment's last one: tested at the enrollment's time, late by so much",
-        LADDER,
-        (event("begin"), event("unknown", at="2h"), event("first", at="30m")),
+        LADDER + """exit_criteria: [{name: no, criteria: event.name == "seen" && profile.left}]""",
+        (event("begin"), event("seen", at="2h"), event("first", at="30m")),
         (
             *LADDER_BEGUN,
             "2h WAIT_CANCELED one/1",
@@ -269,6 +271,12 @@ CASES = (
         CART,
         (event("cart_add"), alarm(on=False), event("purchase", at="4h")),
         (*CART_BEGUN, *REMINDED, "4h ACTIVATION_WITHDRAWN cart/2", "4h GOAL_ACHIEVED cart"),
+    ),
+    Case(
+        "the same event delivered five times: one change",
+        CART,
+        (*(event("cart_add", at="0s", event_id="one") for _ in range(5)), passes("3h")),
+        (*CART_BEGUN, *REMINDED),
     ),
     Case(
         "the first stage's end: no more in this flow until the milestone comes",
@@ -362,6 +370,20 @@ def test_every_purpose_can_be_said(kind: str, number: int) -> None:
     (document,), violations = read_documents(SEED.replace("WIN_BACK", kind))
     assert not violations
     assert document.message.purpose.kind == number
+
+
+def test_ten_thousand_waits_that_fell_due_meanwhile_all_act_in_order_each_once() -> None:
+    """As the Scheduler finds them after an hour: here each at its own time, whatever profile it is."""
+    carts = [
+        SimulatedEvent(f"e{number}", f"profile-{number * 7919 % 10_000}", "cart_add", number * 360_000)
+        for number in range(10_000)
+    ]
+    asked = [
+        (profile_id, each.time_us)
+        for profile_id, each in simulate(live_of([read_journey(CART)]), carts)
+        if each.kind is Kind.ACTIVATION_REQUESTED
+    ]
+    assert asked == [(each.profile_id, each.time_us + 3 * 3_600_000_000) for each in carts]
 
 
 def test_a_profile_outside_is_in_no_state() -> None:

@@ -44,6 +44,10 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
 """Name to place and one line of help: a command's module is imported only when it is used."""
 
 
+_ALONE = frozenset({"simulate", "diagram"})
+"""Commands that need nothing of ours that logs; they shall start at once."""
+
+
 class CairnGroup(click.Group):
     """The commands by name, imported late; turns every failure into its line and exit code."""
 
@@ -115,8 +119,11 @@ A first journey:
 """,
 )
 @click.version_option(package_name="cairn-cli", prog_name="cairn", message="%(prog)s %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Journeys: find people along the buying cycle and act at the right moment."""
+    if ctx.invoked_subcommand in _ALONE:
+        return
     import structlog
 
     # Libraries of ours log for operators of services; a person at a terminal is told by the command itself.

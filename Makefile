@@ -11,7 +11,7 @@ ARGS ?=
 # Most tests wait for processes more than they compute: several at once, a file's tests together.
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
-.PHONY: help setup demo up test unit check lint types imports fmt protos docs lock clean
+.PHONY: help setup demo up test unit check lint types imports bench fmt protos docs lock clean
 
 help: ## Show this
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ up: $(READY) ## The four services and a Postgres, until Ctrl-C (ARGS="--help")
 	@$(BIN)/cairn up $(ARGS)
 
 ##@ Test
-test: $(READY) ## All tests, under 5 minutes (ARGS="-k wait")
+test: $(READY) ## All tests, in some minutes (ARGS="-k wait")
 	@$(PYTEST) $(ARGS)
 
 unit: $(READY) ## The tests that need no other process, in seconds
@@ -51,6 +51,9 @@ types: $(READY) ## mypy, strict
 
 imports: $(READY) ## Who may import whom
 	@$(BIN)/lint-imports --no-cache
+
+bench: $(READY) ## What the core costs: an input, a state, a compilation, 91 days (ARGS="--json FILE")
+	@$(BIN)/python tests/bench/bench_core.py $(ARGS)
 
 ##@ Change
 fmt: $(READY) ## Format Python and protos, and mend what can be mended

@@ -198,6 +198,14 @@ def test_common_criteria_run_as_python(source):
 def test_what_generated_python_looks_like():
     assert compile_criteria('event.name == "a" && profile.seats > 5', Scope.ENTRY).python == (
         "def evaluate(event, entry, profile, behavior=None, /):\n"
+        # Without an event the other part alone may decide, and where it does not there is no answer.
+        "    if event is None:\n"
+        "        try:\n"
+        "            if not (t1 > 5 if (t1 := profile['seats']).__class__ is not bool else unsure()):\n"
+        "                return False\n"
+        "        except Exception:\n"
+        "            return reference(event, entry, profile, behavior)\n"
+        "        raise CriteriaFailed('it reads an event where there is none')\n"
         "    try:\n"
         "        if not (event[\"name\"] == 'a'):\n"
         "            return False\n"
@@ -210,3 +218,13 @@ def test_what_generated_python_looks_like():
         "    except Exception:\n"
         "        return reference(event, entry, profile, behavior)\n"
     )
+
+
+@pytest.mark.parametrize(("seats", "answer"), [(6.0, True), (5.0, None), ("many", None)])
+def test_without_an_event_what_reads_none_decides(seats, answer):
+    criteria = compile_criteria('event.name == "a" || profile.seats > 5', Scope.ENTRY)
+    if answer is None:
+        with pytest.raises(CriteriaFailed):
+            criteria.evaluate(None, None, {"seats": seats})
+    else:
+        assert criteria.evaluate(None, None, {"seats": seats}) is answer

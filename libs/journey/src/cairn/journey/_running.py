@@ -73,6 +73,7 @@ class Running:
     lived = 0
     pause: Pause | None = None
     entry_seen: Mapping[str, Any] | None = None
+    starts: tuple[StartJourney, ...] = ()
     enrollment: Enrollment | None = None
 
     def __init__(
@@ -271,7 +272,7 @@ class Running:
             latest=event or latest,
             steps=self.steps,
         )
-        self.effects.append(StartJourney(target.journey_id, start))
+        self.starts = (*self.starts, StartJourney(target.journey_id, start))
 
     def rest(self, enrollment: Enrollment, step_id: str, detail: Json | None = None) -> None:
         enrollment.state = EnrollmentState.RESTING

@@ -242,9 +242,9 @@ class _Dispatcher:
         if outcome.failures:
             out.failures[journey.journey_id] = out.failures.get(journey.journey_id, 0) + outcome.failures
         if outcome.effects:
-            kept = tuple(each for each in outcome.effects if not isinstance(each, StartJourney))
-            self.starts += [each for each in outcome.effects if isinstance(each, StartJourney)]
-            out.effects.append((standing_id, kept))
+            out.effects.append((standing_id, outcome.effects))
+        if outcome.starts:
+            self.starts += outcome.starts
         out.transitions += outcome.transitions
         if outcome.standing is not standing:
             out.standings[standing_id] = outcome.standing

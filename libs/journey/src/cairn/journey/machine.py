@@ -494,4 +494,6 @@ class _Run(Running):
                 enrollment.wake_number += 1
                 self.effects.append(ScheduleTimer(enrollment.timer_id, due))
             self.keep(enrollment)
-        return Outcome(self.standing, tuple(self.effects), tuple(self.transitions), self.failures)
+        return Outcome(
+            self.standing, tuple(self.effects), tuple(self.transitions), self.failures, self.starts
+        )

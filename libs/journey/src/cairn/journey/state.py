@@ -256,13 +256,13 @@ class WithdrawActivation(msgspec.Struct, frozen=True):
 
 
 class StartJourney(msgspec.Struct, frozen=True):
-    """Begin another journey with this input, in the same transaction."""
+    """Another journey begins with this input, in the same transaction."""
 
     journey_id: str
     start: StartInput
 
 
-Effect = ScheduleTimer | CancelTimer | RequestActivation | WithdrawActivation | StartJourney
+Effect = ScheduleTimer | CancelTimer | RequestActivation | WithdrawActivation
 
 
 class Transition(msgspec.Struct, frozen=True):
@@ -281,12 +281,13 @@ class Transition(msgspec.Struct, frozen=True):
 
 class Outcome(msgspec.Struct, frozen=True):
     """What an input did: the new standing (the very same object when nothing changed), effects and transitions in order,
-    and how many criteria failed on the input."""
+    how many criteria failed on the input, and the journeys to begin with it."""
 
     standing: Standing
     effects: tuple[Effect, ...] = ()
     transitions: tuple[Transition, ...] = ()
     failures: int = 0
+    starts: tuple[StartJourney, ...] = ()
 
 
 def stored_input(stored: Json) -> EventInput:

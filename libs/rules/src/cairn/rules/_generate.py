@@ -87,6 +87,17 @@ def generate(root: Node) -> Generated:
     )
 
 
+def conditions(parts: list[Node], function: str) -> str:
+    """The Python of some parts of a chain of `&&` or `||`; raises UnsupportedError, also for what needs names of its own."""
+    if any(isinstance(node, Comprehension) for part in parts for node in walk(part)):
+        raise UnsupportedError
+    generator = _Generator()
+    source = _joined([generator.condition(part) for part in parts], function)
+    if generator.constants:
+        raise UnsupportedError
+    return source
+
+
 class _Generator:
     """Emits one expression; every string it returns is an atom or stands in parentheses."""
 

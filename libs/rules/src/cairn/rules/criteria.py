@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from cairn.rules import _analysis, _behavior, _generate, _library, _operators, _problems
-from cairn.rules._checked_ast import Node, TooDeepError, decode, walk
+from cairn.rules._checked_ast import Call, Node, TooDeepError, decode, operands, walk
 from cairn.rules.model import Criteria, CriteriaError, CriteriaFailed, Evaluate, Problem, Scope
 
 _CACHED: Final = 4096
@@ -100,6 +100,7 @@ def _python(root: Node) -> tuple[str, Mapping[str, Any]]:
         if _analysis.fails_without(root, name):
             why = _library.NO_BEHAVIOR if name == "behavior" else _library.NO_EVENT
             lines += [f"    if {name} is None:", f"        raise CriteriaFailed({why!r})"]
+    lines += _without_event(root)
     try:
         generated = _generate.generate(root)
     except _generate.UnsupportedError:
@@ -114,6 +115,32 @@ def _python(root: Node) -> tuple[str, Mapping[str, Any]]:
             failed = f"        raise CriteriaFailed({_library.NO_SUCH_EVENT!r}) from None"
             lines += ["    except MissingEventError:", failed]
     return "\n".join([*lines, *_OTHERWISE, ""]), generated.constants
+
+
+def _without_event(root: Node) -> list[str]:
+    """For an input that is no event, what is left of a chain of which some parts fail without one: timers and changes of profiles
+    are many, and the library that would decide is slow."""
+    function = root.function if isinstance(root, Call) and root.function in ("_&&_", "_||_") else ""
+    if not function or _analysis.fails_without(root, "event"):
+        return []
+    parts = operands(root, function)
+    rest = [part for part in parts if not _analysis.fails_without(part, "event")]
+    if len(rest) == len(parts) or "event" in _analysis.roots([node for part in rest for node in walk(part)]):
+        return []
+    try:
+        test = _generate.conditions(rest, function)
+    except _generate.UnsupportedError:
+        return []
+    verdict = function == "_||_"
+    return [
+        "    if event is None:",
+        "        try:",
+        f"            if {test if verdict else f'not {test}'}:",
+        f"                return {verdict}",
+        "        except Exception:",
+        f"            {_REFERENCE}",
+        f"        raise CriteriaFailed({_library.NO_EVENT!r})",
+    ]
 
 
 def _load(root: Node, expression: _library.Expression) -> tuple[str, Evaluate]:

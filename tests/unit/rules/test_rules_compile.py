@@ -2,7 +2,7 @@
 
 import pytest
 
-from cairn.rules import CriteriaError, Problem, Scope, compile_criteria
+from cairn.rules import CriteriaError, CriteriaFailed, Problem, Scope, compile_criteria
 
 ANY = None
 NONE: frozenset[str] = frozenset()

@@ -229,6 +229,8 @@ WRONG = (
     (happens("é" * 129, "n", 1), "event_id has at most 256 bytes"),
     (changes(1, {}, ""), "profile_id is empty"),
     (changes(1, {}, time_zone="Mars"), "time_zone is 'Mars', which is no IANA time zone; one is Asia/Tokyo"),
+    ({**happens("e", "n", 1), "occur_time": "0001-01-01T00:00:00Z"}, "occur_time is not between the years 1970 and 9000"),
+    ({**happens("e", "n", 1), "occur_time": "9999-12-31T23:00:00Z"}, "occur_time is not between the years 1970 and 9000"),
     ({"profile_id": "ada", "attributes": {}}, "missing required field `time`"),
     ({"profile_id": "ada", "time": "2026-01-01", "attributes": {}}, "Invalid RFC3339 encoded datetime"),
     ('{"event_id":"e","profile_id":"a","name":"n","occur_time":"2026-01-01T00:00:00Z","properties":{"n":1' + "0" * 400 + "}}", "too large"),

@@ -32,6 +32,7 @@ from cairn.journey.simulation import (
     as_doubles,
     live_of,
     more_of,
+    time_problem,
 )
 from cairn.journey.simulation import (
     simulate as run_simulation,
@@ -277,7 +278,7 @@ def _read_line(text: bytes) -> SimulatedInput:
         for name in ("event_id", "profile_id", "name"):
             _check_id(name, getattr(event, name))
         as_doubles(event.properties)  # raises where a number is none on the wire
-    time_us = (event.occur_time - _EPOCH) // _MICROSECOND
+    time_us = _time("occur_time", event.occur_time)
     return SimulatedEvent(event.event_id, event.profile_id, event.name, time_us, event.properties)
 
 
@@ -287,8 +288,15 @@ def _read_profile(line: ProfileLine) -> SimulatedProfile:
         raise ValueError(
             f"time_zone is {line.time_zone[:80]!r}, which is no IANA time zone; one is Asia/Tokyo"
         )
-    time_us = (line.time - _EPOCH) // _MICROSECOND
+    time_us = _time("time", line.time)
     return SimulatedProfile(line.profile_id, time_us, as_doubles(line.attributes), line.time_zone)
+
+
+def _time(field: str, moment: datetime) -> int:
+    time_us = (moment - _EPOCH) // _MICROSECOND
+    if problem := time_problem(time_us):
+        raise ValueError(f"{field} {problem}")
+    return time_us
 
 
 def _check_id(field: str, value: str) -> None:

@@ -32,6 +32,12 @@ from cairn.rules import CriteriaError, Scope, compile_criteria
 LONGEST_RUN_US: Final = 400 * DAY_US
 """How long the clock runs on after the last input when no end is given: journeys that lead back to each other never come to one."""
 
+EARLIEST_US: Final = DAY_US
+"""The earliest time of an input: a day after 1970 began. A time of 0 says "none" in a state."""
+
+LATEST_US: Final = 221_845_392_000_000_000
+"""The latest time of an input, the year 9000: waits must end where the calendar still has years."""
+
 MOST_RINGS: Final = 10_000
 """How often one profile's timers ring after the last input when no end is given."""
 
@@ -59,6 +65,11 @@ class SimulatedProfile:
 
 
 SimulatedInput: TypeAlias = SimulatedEvent | SimulatedProfile
+
+
+def time_problem(time_us: int) -> str:
+    """What is wrong with the time of an input; empty when nothing is."""
+    return "" if EARLIEST_US <= time_us <= LATEST_US else "is not between the years 1970 and 9000"
 
 
 def simulate(

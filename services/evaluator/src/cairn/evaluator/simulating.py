@@ -11,7 +11,14 @@ from cairn.journey.live import LiveJourney, LiveJourneys
 from cairn.journey.parse import parse_journey
 from cairn.journey.plan import Plan, compile_plan
 from cairn.journey.references import check_references
-from cairn.journey.simulation import SimulatedEvent, SimulatedInput, SimulatedProfile, Simulation, simulate
+from cairn.journey.simulation import (
+    SimulatedEvent,
+    SimulatedInput,
+    SimulatedProfile,
+    Simulation,
+    simulate,
+    time_problem,
+)
 from cairn.journey.walk import short_name
 from cairn.rules import CriteriaError, Scope, compile_criteria
 from cairn.runtime.clock import from_timestamp
@@ -147,6 +154,8 @@ def _event(path: str, event: pb.Event, violations: list[FieldViolation]) -> Iter
             violations.append(FieldViolation(f"{path}.{field}", "is missing, or longer than 256 bytes"))
     if not (event.HasField("occur_time") and is_time(event.occur_time)):
         violations.append(FieldViolation(f"{path}.occur_time", "is missing, or no valid time"))
+    elif problem := time_problem(from_timestamp(event.occur_time)):
+        violations.append(FieldViolation(f"{path}.occur_time", problem))
     if len(violations) == count:
         time_us = from_timestamp(event.occur_time)
         properties = struct_to_json(event.properties)
@@ -161,6 +170,8 @@ def _profile(
         violations.append(FieldViolation(f"{path}.profile_id", "is missing, or longer than 256 bytes"))
     if not (profile.HasField("time") and is_time(profile.time)):
         violations.append(FieldViolation(f"{path}.time", "is missing, or no valid time"))
+    elif problem := time_problem(from_timestamp(profile.time)):
+        violations.append(FieldViolation(f"{path}.time", problem))
     if profile.time_zone and not is_time_zone(profile.time_zone):
         violations.append(FieldViolation(f"{path}.time_zone", "is no IANA time zone; one is Asia/Tokyo"))
     if len(violations) == count:

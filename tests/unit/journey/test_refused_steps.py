@@ -287,3 +287,12 @@ def test_segments_that_do_not_exist_are_told_where_they_are_known() -> None:
         "put it first, or see ListSegments"
     ]
     assert check_references({"a": message(steps)}, known=None, segments=None) == {"a": []}
+
+
+def test_a_moment_lies_in_years_that_a_calendar_can_count_on_from() -> None:
+    text = "name: far\ntype: REAL_TIME\nstages: [{name: one, entry: event.name == 'a', steps: [{wait: {until: YEAR-01-01T00:00:01Z}}]}]"
+    for year, wrong in (("8999", 0), ("9000", 1)):
+        (document,), _ = read_documents(text.replace("YEAR", year))
+        found = parse_journey(document.message)[1]
+        assert len(found) == wrong
+        assert all("years 1 to 9000" in each.message for each in found)

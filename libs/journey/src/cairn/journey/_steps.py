@@ -133,8 +133,10 @@ class StepReader(Reader):
 
     def _moment(self, path: str, message: pb.Wait) -> int:
         moment = message.until
-        if not (-62_135_596_800 <= moment.seconds <= 253_402_300_799 and 0 <= moment.nanos < 1_000_000_000):
-            self.wrong(path, "is no moment of the years 1 to 9999; write it as 2027-01-31T09:00:00Z")
+        if not (-62_135_596_800 <= moment.seconds <= limits.LATEST_MOMENT_US // limits.SECOND_US) or not (
+            0 <= moment.nanos < 1_000_000_000
+        ):
+            self.wrong(path, "is no moment of the years 1 to 9000; write it as 2027-01-31T09:00:00Z")
         return moment.seconds * limits.SECOND_US + moment.nanos // 1_000
 
     def _until_time(self, path: str, message: pb.Wait) -> StepKind:

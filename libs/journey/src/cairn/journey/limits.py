@@ -18,6 +18,9 @@ MAX_EXITS: Final = 16
 MIN_STALE_US: Final = MINUTE_US
 MAX_STALE_US: Final = 24 * DAY_US
 MAX_WAIT_US: Final = 366 * DAY_US
+LATEST_MOMENT_US: Final = 221_845_392_000 * SECOND_US
+"""The year 9000: what is counted on from any moment that is given must end where the calendar still has years."""
+
 MAX_COOLDOWN_US: Final = 366 * DAY_US
 MAX_ENTRIES: Final = 1_000_000
 MAX_DESCRIPTION: Final = 1_000

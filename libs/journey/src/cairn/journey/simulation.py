@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from cairn.journey.dispatch import Dispatched, dispatch_event, dispatch_profile, dispatch_to
-from cairn.journey.limits import DAY_US, describe_us
+from cairn.journey.limits import DAY_US, LATEST_MOMENT_US, describe_us
 from cairn.journey.live import LiveJourney, LiveJourneys
 from cairn.journey.model import Journey
 from cairn.journey.plan import compile_plan
@@ -34,9 +34,6 @@ LONGEST_RUN_US: Final = 400 * DAY_US
 
 EARLIEST_US: Final = DAY_US
 """The earliest time of an input: a day after 1970 began. A time of 0 says "none" in a state."""
-
-LATEST_US: Final = 221_845_392_000_000_000
-"""The latest time of an input, the year 9000: waits must end where the calendar still has years."""
 
 MOST_RINGS: Final = 10_000
 """How often one profile's timers ring after the last input when no end is given."""
@@ -69,7 +66,7 @@ SimulatedInput: TypeAlias = SimulatedEvent | SimulatedProfile
 
 def time_problem(time_us: int) -> str:
     """What is wrong with the time of an input; empty when nothing is."""
-    return "" if EARLIEST_US <= time_us <= LATEST_US else "is not between the years 1970 and 9000"
+    return "" if EARLIEST_US <= time_us <= LATEST_MOMENT_US else "is not between the years 1970 and 9000"
 
 
 def simulate(

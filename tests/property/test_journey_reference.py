@@ -5,17 +5,8 @@
 
 from hypothesis import given
 from reference_journeys import EVENTFUL, QUIET, Case, cases
-from reference_play import (
-    CorePlayer,
-    ReferencePlayer,
-    difference,
-    dues_of_core,
-    dues_of_reference,
-    examples,
-    story_of_core,
-    story_of_reference,
-    tell_or_skip,
-)
+from reference_play import CorePlayer, ReferencePlayer, examples, tell_or_skip
+from reference_story import dues_of_core, dues_of_reference, find_difference
 
 
 class Agreeing(ReferencePlayer):
@@ -31,7 +22,7 @@ class Agreeing(ReferencePlayer):
         assert {name: ours.get(name) for name in theirs} == theirs, "a wake-up, at the earliest due time"
 
     def check_story(self) -> None:
-        found = difference(story_of_core(self.core), story_of_reference(self))
+        found = find_difference(self.core, self)
         assert not found, f"\n{found}"
 
 
@@ -43,28 +34,28 @@ class AgreeingAtLast(Agreeing):
             self.check_story()
 
 
-@examples(250)
+@examples(220)
 @given(cases(QUIET))
 def test_they_agree(case: Case) -> None:
     core = CorePlayer(case)
     tell_or_skip(case, core, Agreeing(case, core))
 
 
-@examples(250)
+@examples(220)
 @given(cases(EVENTFUL, most=2))
 def test_they_agree_when_journeys_are_paused_and_ended(case: Case) -> None:
     core = CorePlayer(case)
     tell_or_skip(case, core, Agreeing(case, core))
 
 
-@examples(200)
+@examples(160)
 @given(cases(QUIET, punctual=False))
 def test_a_late_or_stuttering_alarm_changes_nothing(case: Case) -> None:
     core = CorePlayer(case)
     tell_or_skip(case, core, AgreeingAtLast(case, core))
 
 
-@examples(200)
+@examples(160)
 @given(cases(EVENTFUL, most=2, punctual=False, jumps=False))
 def test_nor_does_a_service_that_comes_round_late_after_a_pause(case: Case) -> None:
     core = CorePlayer(case)

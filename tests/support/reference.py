@@ -5,174 +5,33 @@ It walks the model as written, keeps every event, and does everything at once at
 a pause or a resume acts on all that it concerns the moment it comes. There is no program, no index and no cache.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from hashlib import blake2b
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from reference_world import Event, World, first_time_of_day, text_of_key, written
-
-from cairn.journey.model import (
-    Activation,
-    Decision,
-    End,
-    ExitCriterion,
-    Experiment,
-    Journey,
-    Jump,
-    ReentryMode,
-    Step,
-    Target,
-    Wait,
-    WaitForCondition,
-    WaitUntil,
-    WaitUntilTime,
-    WhileActive,
+from reference_state import (
+    DAY_US,
+    TIMER,
+    Detail,
+    Entry,
+    Hand,
+    Life,
+    Line,
+    Served,
+    Standing,
+    Version,
+    applies,
+    criteria_of,
+    shift,
 )
+from reference_steps import Steps
+from reference_world import Event, text_of_key
+
+from cairn.journey.model import ExitCriterion, Journey, ReentryMode, WhileActive
 from cairn.rules import Criteria
 
-DAY_US = 86_400_000_000
-Detail = dict[str, Any]
-Reach = Callable[[str], frozenset[str] | None]
-"""The names of the events that a criteria's source speaks of; None when it reads the event without fixing one."""
 
-
-class TooManyStepsError(Exception):
-    """Steps go round in one instant; the page caps that, and the tests do not go there."""
-
-
-class Line(NamedTuple):
-    """A transition. `life` numbers the enrollments of a standing; 0 where there is none."""
-
-    standing: str
-    life: int
-    time_us: int
-    version: int
-    kind: str
-    stage: str
-    step: str
-    detail: Detail
-    cause: str
-
-
-class Sent(NamedTuple):
-    """What an activation hands over. `life` numbers the enrollments of a standing."""
-
-    standing: str
-    life: int
-    time_us: int
-    version: int
-    stage: str
-    step: str
-    channel: str
-    template: str
-    action: int
-    attributes: Mapping[str, Any]
-    entry: str | None
-    latest: str | None
-
-
-class Hand(NamedTuple):
-    """The input at hand."""
-
-    event: Event | None
-    cause: str
-    late_us: int = 0
-
-
-TIMER = Hand(None, "timer")
-
-
-@dataclass
-class Version:
-    number: int
-    model: Journey
-    segments: Mapping[str, Criteria]
-
-
-@dataclass
-class Life:
-    """An enrollment. `todo` are the steps that are left in its stage, the one that it waits for first."""
-
-    number: int
-    version: Version
-    stage: int
-    enter_us: int
-    stage_us: int
-    now_us: int
-    entry: Event | None
-    latest: Event | None
-    todo: list[Step] = field(default_factory=list)
-    state: str = "new"
-    until_us: int = 0
-    rest_us: int = 0
-    pending: list[str] = field(default_factory=list)
-    held: Event | None = None
-
-    @property
-    def model(self) -> Journey:
-        return self.version.model
-
-    @property
-    def is_in_last_stage(self) -> bool:
-        return self.stage == len(self.model.stages) - 1
-
-
-class Entry(NamedTuple):
-    """What begins an enrollment; `stage` is None unless it is a jump."""
-
-    time_us: int
-    cause: str
-    event: Event | None
-    entry: Event | None
-    latest: Event | None
-    stage: str | None = None
-
-
-@dataclass
-class Standing:
-    journey: str
-    key: str
-    entries: int = 0
-    last_entry_us: int = 0
-    achieved: bool = False
-    goal_us: int = 0
-    births: int = 0
-    life: Life | None = None
-    remembered: Entry | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.journey}/{self.key}" if self.key else self.journey
-
-
-@dataclass
-class Served:
-    """A journey as it is served. `goal_us` is when its goal was met by an input that is for all keys."""
-
-    versions: list[Version] = field(default_factory=list)
-    pause: tuple[str, int] | None = None
-    ended: bool = False
-    goal_us: int = 0
-
-    @property
-    def newest(self) -> Version:
-        return self.versions[-1]
-
-
-class Reference:
+class Reference(Steps):
     """One profile in all journeys."""
-
-    def __init__(self, profile_id: str, attributes: Mapping[str, Any], time_zone: str, reach: Reach) -> None:
-        self.profile_id = profile_id
-        self.world = World(attributes, time_zone)
-        self.reach = reach
-        self.journeys: dict[str, Served] = {}
-        self.standings: dict[str, Standing] = {}
-        self.starts: list[tuple[Target, Entry]] = []
-        self.lines: list[Line] = []
-        self.sent: list[Sent] = []
-        self.steps = 0
 
     # Inputs
 
@@ -323,9 +182,6 @@ class Reference:
             served = self.journeys[journey_id]
             served.goal_us = max(served.goal_us, time_us)
 
-    def holds(self, life: Life, criteria: Criteria, hand: Hand) -> bool:
-        return self.world.holds(criteria, hand.event, life.entry, life.version.segments, life.now_us)
-
     # The rules, in their order
 
     def act_on_rules(self, standing: Standing, life: Life, hand: Hand, *, with_goal: bool = True) -> bool:
@@ -386,12 +242,6 @@ class Reference:
             return life.state == "waiting" and life.until_us <= life.now_us
         return self.meets_condition(life, hand)
 
-    def meets_condition(self, life: Life, hand: Hand) -> bool:
-        if life.state != "waiting":
-            return False
-        kind = life.todo[0].kind
-        return isinstance(kind, WaitForCondition) and self.holds(life, kind.criteria, hand)
-
     def achieve_goal(self, standing: Standing, life: Life, hand: Hand, detail: Detail) -> None:
         target = life.model.goal_target
         if target is not None:
@@ -439,140 +289,6 @@ class Reference:
         for standing in self.standings_of(journey_id):
             self.apply_dues(standing, time_us)
             self.begin_what_jumps_lead_to()
-
-    # Steps
-
-    def run_or_hold(self, standing: Standing, life: Life, hand: Hand) -> None:
-        """Steps wait for the resume while the journey is paused."""
-        if self.journeys[standing.journey].pause is None:
-            self.run(standing, life, hand)
-        else:
-            life.state, life.held = "held", hand.event
-
-    def run(self, standing: Standing, life: Life, hand: Hand) -> None:
-        while life.todo:
-            self.steps += 1
-            if self.steps > 90:
-                raise TooManyStepsError
-            step = life.todo[0]
-            match step.kind:
-                case Activation() as activation:
-                    self.send(standing, life, step, activation, hand)
-                    life.todo = life.todo[1:]
-                case Decision(branches=branches, otherwise=otherwise):
-                    way, steps = "otherwise", otherwise
-                    for branch in branches:
-                        if self.holds(life, branch.criteria, hand):
-                            way, steps = branch.name, branch.steps
-                            break
-                    self.take_branch(standing, life, way, steps, hand)
-                case Experiment() as experiment:
-                    way, steps = self.draw(standing, step, experiment)
-                    self.take_branch(standing, life, way, steps, hand)
-                case Jump(target=target):
-                    detail = {"journey": target.journey_id, "stage": target.stage}
-                    self.end_life(standing, life, "JUMPED", hand, detail, step.step_id)
-                    self.jump_to(standing, life, target, hand)
-                    return
-                case End():
-                    self.rest(standing, life, step.step_id, hand)
-                    return
-                case _:
-                    self.begin_wait(standing, life, step, hand)
-                    if not self.meets_condition(life, hand):
-                        return
-                    self.tell_wait_end(standing, life, hand, "met")
-        self.rest(standing, life, "", hand)
-
-    def begin_wait(self, standing: Standing, life: Life, step: Step, hand: Hand) -> None:
-        match step.kind:
-            case Wait(duration_us=duration_us) | WaitForCondition(timeout_us=duration_us):
-                life.until_us = life.now_us + duration_us
-            case WaitUntil(moment_us=moment_us):
-                life.until_us = max(life.now_us, moment_us)
-            case WaitUntilTime(minute=minute, weekdays=weekdays):
-                zone = self.world.time_zone or life.model.time_zone
-                life.until_us = first_time_of_day(life.now_us, zone, minute, weekdays)
-        life.state = "waiting"
-        self.tell(standing, life, "WAIT_STARTED", hand, step.step_id, {"until": written(life.until_us)})
-
-    def end_wait(self, standing: Standing, life: Life, hand: Hand, way: str) -> None:
-        self.tell_wait_end(standing, life, hand, way)
-        self.run_or_hold(standing, life, hand)
-
-    def tell_wait_end(self, standing: Standing, life: Life, hand: Hand, way: str) -> None:
-        """A wait is over; of one for a condition the steps of the way come next, and then what follows it."""
-        step, *rest = life.todo
-        detail: Detail = {}
-        ways: tuple[Step, ...] = ()
-        if isinstance(step.kind, WaitForCondition):
-            detail["way"] = way
-            ways = step.kind.met if way == "met" else step.kind.timed_out
-        if hand.late_us:
-            detail["late_seconds"] = hand.late_us / 1_000_000
-        self.tell(standing, life, "WAIT_ENDED", hand, step.step_id, detail)
-        life.state, life.until_us = "running", 0
-        life.todo = [*ways, *rest]
-
-    def take_branch(
-        self, standing: Standing, life: Life, way: str, steps: tuple[Step, ...], hand: Hand
-    ) -> None:
-        self.tell(standing, life, "BRANCH_TAKEN", hand, life.todo[0].step_id, {"branch": way})
-        life.todo = [*steps, *life.todo[1:]]
-
-    def draw(self, standing: Standing, step: Step, experiment: Experiment) -> tuple[str, tuple[Step, ...]]:
-        text = "\0".join((self.profile_id, standing.journey, step.step_id))
-        number = int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
-        percent, bound = number * 100 >> 64, 0
-        for variant in experiment.variants:
-            bound += variant.percent
-            if percent < bound:
-                return variant.name, variant.steps
-        raise AssertionError("percentages sum to 100")
-
-    def send(self, standing: Standing, life: Life, step: Step, made: Activation, hand: Hand) -> None:
-        life.pending.append(step.step_id)
-        self.tell(standing, life, "ACTIVATION_REQUESTED", hand, step.step_id, {"channel": made.channel})
-        stage = life.model.stages[life.stage].name
-        entry, latest = (each.event_id if each else None for each in (life.entry, life.latest))
-        self.sent.append(
-            Sent(
-                standing.name, life.number, life.now_us, life.version.number, stage, step.step_id, made.channel,
-                made.template, int(made.action), dict(self.world.attributes), entry, latest,
-            )
-        )  # fmt: skip
-
-    def rest(self, standing: Standing, life: Life, step: str, hand: Hand) -> None:
-        life.state, life.rest_us, life.todo = "resting", life.now_us, []
-        self.tell(standing, life, "RESTED", hand, step)
-        exits = [*life.model.stages[-1].exits, *(exit for exit in life.model.exits if exit.to is None)]
-        if life.is_in_last_stage and life.model.goal is None and not exits:
-            self.end_life(standing, life, "COMPLETED", hand)
-
-    # Moves
-
-    def leave_step(self, standing: Standing, life: Life, hand: Hand) -> None:
-        if life.state == "waiting":
-            self.tell(standing, life, "WAIT_CANCELED", hand, life.todo[0].step_id)
-        for step in life.pending:
-            self.tell(standing, life, "ACTIVATION_WITHDRAWN", hand, step)
-        life.state, life.pending = "running", []
-
-    def enter_stage(self, standing: Standing, life: Life, stage: int, hand: Hand, detail: Detail) -> None:
-        life.stage, life.stage_us, life.todo = stage, life.now_us, list(life.model.stages[stage].steps)
-        self.tell(standing, life, "STAGE_ENTERED", hand, detail=detail)
-
-    def end_life(
-        self,
-        standing: Standing,
-        life: Life,
-        kind: str,
-        hand: Hand,
-        detail: Detail | None = None,
-        step: str = "",
-    ) -> None:
-        self.tell(standing, life, kind, hand, step, detail)
-        standing.life = None
 
     def remove(self, standing: Standing, time_us: int, cause: str) -> None:
         life, hand = standing.life, Hand(None, cause)
@@ -680,11 +396,6 @@ class Reference:
         if entry.stage is not None or not self.act_on_rules(standing, life, hand, with_goal=False):
             self.run_or_hold(standing, life, hand)
 
-    def jump_to(self, standing: Standing, life: Life, target: Target, hand: Hand) -> None:
-        entry, latest = hand.event or life.entry, hand.event or life.latest
-        cause = f"jump {standing.journey}"
-        self.starts.append((target, Entry(life.now_us, cause, hand.event, entry, latest, target.stage)))
-
     def begin_what_jumps_lead_to(self) -> None:
         """After all journeys have taken the input."""
         while self.starts:
@@ -703,68 +414,3 @@ class Reference:
             if standing.life is not None:
                 self.apply_dues(standing, standing.life.now_us)
         self.steps = 0
-
-    def tell(
-        self,
-        standing: Standing,
-        life: Life,
-        kind: str,
-        hand: Hand,
-        step: str = "",
-        detail: Detail | None = None,
-        *,
-        stage: int | None = None,
-    ) -> None:
-        name = life.model.stages[life.stage if stage is None else stage].name
-        self.lines.append(
-            Line(
-                standing.name, life.number, life.now_us, life.version.number, kind, name, step,
-                detail or {}, hand.cause,
-            )
-        )  # fmt: skip
-
-
-def shift(life: Life, since_us: int, until_us: int) -> None:
-    """A clock that stood still: what it counts is moved on, moments of the calendar are not."""
-    life.enter_us += until_us - max(since_us, life.enter_us)
-    life.stage_us += until_us - max(since_us, life.stage_us)
-    if life.state == "resting":
-        life.rest_us += until_us - max(since_us, life.rest_us)
-    if life.state == "waiting" and isinstance(life.todo[0].kind, Wait | WaitForCondition):
-        life.until_us += until_us - since_us
-    life.now_us = max(life.now_us, until_us)
-
-
-def applies(exit: ExitCriterion, life: Life) -> bool:
-    return exit.stale_us is not None and (exit.to is None or exit.to > life.stage)
-
-
-def criteria_of(version: Version) -> Iterator[Criteria]:
-    model = version.model
-    yield model.entry
-    if model.goal is not None:
-        yield model.goal
-    for exit in (*model.exits, *(exit for stage in model.stages for exit in stage.exits)):
-        if exit.criteria is not None:
-            yield exit.criteria
-    for stage in model.stages:
-        if stage.milestone is not None:
-            yield stage.milestone
-        yield from criteria_of_steps(stage.steps)
-    yield from version.segments.values()
-
-
-def criteria_of_steps(steps: tuple[Step, ...]) -> Iterator[Criteria]:
-    for step in steps:
-        match step.kind:
-            case WaitForCondition() as wait:
-                yield wait.criteria
-                yield from criteria_of_steps((*wait.met, *wait.timed_out))
-            case Decision(branches=branches, otherwise=otherwise):
-                for branch in branches:
-                    yield branch.criteria
-                    yield from criteria_of_steps(branch.steps)
-                yield from criteria_of_steps(otherwise)
-            case Experiment(variants=variants):
-                for variant in variants:
-                    yield from criteria_of_steps(variant.steps)

@@ -42,6 +42,7 @@ ENTRY: dict[str, frozenset[str] | None] = {
     "profile.level > 2": frozenset(),
     'in_segment("upper")': frozenset(),
     'in_segment("busy") && event.name == "b"': frozenset("b"),
+    'event.name == "a" && in_segment("both")': frozenset("a"),
 }
 ENROLLMENT: dict[str, frozenset[str] | None] = {
     **ENTRY,
@@ -61,8 +62,14 @@ ENROLLMENT: dict[str, frozenset[str] | None] = {
     "profile.level < 2": frozenset(),
     '!(event.name == "a")': ANY_NAME,
 }
-SEGMENTS = {"upper": "profile.level > 1", "busy": 'count("a", duration("3h")) > 1'}
-REACH = {**ENROLLMENT, SEGMENTS["upper"]: frozenset(), SEGMENTS["busy"]: frozenset("a")}
+SEGMENTS = {
+    "upper": "profile.level > 1",
+    "busy": 'count("a", duration("3h")) > 1',
+    "both": 'in_segment("upper") && in_segment("busy")',
+}
+REACH = {
+    **ENROLLMENT, SEGMENTS["upper"]: frozenset(), SEGMENTS["busy"]: frozenset("a"), SEGMENTS["both"]: frozenset(),
+}  # fmt: skip
 
 # Asks all that the criteria may ask of behavior, so that what is kept of it does not depend on which version asks first.
 _ASKS = " && ".join(
@@ -342,7 +349,9 @@ def read(document: Json) -> tuple[Journey, tuple[str, ...]]:
     journey, violations = parse_journey(message)
     if journey is None:
         raise RefusedError("; ".join(map(str, violations)))
-    return journey, tuple(sorted(segments_of(message)))
+    segments = segments_of(message)
+    # A version holds the segments that its segments name, too.
+    return journey, tuple(sorted(SEGMENTS if "both" in segments else segments))
 
 
 def message_of(document: Json) -> pb.Journey:

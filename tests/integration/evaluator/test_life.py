@@ -77,7 +77,7 @@ DONE = ["WAIT_ENDED", "ACTIVATION_REQUESTED", "RESTED"]
 
 
 async def test_a_frozen_wait_goes_on_where_it_stood(life, door, new_id) -> None:
-    await life.publish("2h")
+    await life.publish("8h")
     waiting, entering = new_id(), new_id()
     await life.send(waiting, "begin")
     await life.pause()
@@ -119,7 +119,7 @@ async def test_while_paused_goals_act_and_milestones_move_but_steps_wait(life, d
 
 
 async def test_timers_age_in_a_run_pause_and_what_they_would_do_is_held(life, door, profile_id) -> None:
-    await life.publish("1h")
+    await life.publish("8h")
     await life.send(profile_id, "begin")
     await life.pause(journey_pb2.PAUSE_MODE_RUN)
 

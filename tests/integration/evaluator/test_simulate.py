@@ -21,6 +21,7 @@ stages:
       - activation: {channel: ledger}
 """
 HOUR_US = 3_600_000_000
+START_US = 1_767_225_600_000_000
 SEGMENT = journey_pb2.Segment(name="regulars", criteria='count("tried_add") > 1')
 
 
@@ -36,7 +37,7 @@ def happens(*events: pb.Event) -> list[pb.SimulatedInput]:
 
 
 def at(profile_id: str, name: str, number: int, hours: float) -> pb.Event:
-    return event(profile_id, name, number, round(hours * HOUR_US) + HOUR_US)
+    return event(profile_id, name, number, START_US + round(hours * HOUR_US))
 
 
 def told(found: list[pb.SimulatedTransition]) -> list[str]:
@@ -71,7 +72,7 @@ async def test_a_draft_runs_with_its_segments_under_a_virtual_clock(door) -> Non
         "bob GOAL_ACHIEVED",
         *(f"ann {kind}" for kind in ("WAIT_ENDED", "ACTIVATION_REQUESTED", "RESTED", "COMPLETED")),
     ]
-    until_ = to_timestamp(4 * HOUR_US)
+    until_ = to_timestamp(START_US + 3 * HOUR_US)
     shorter = await run(door, journeys=[draft()], segments=[SEGMENT], inputs=inputs, until=until_)
     assert told(shorter) == told(found)[:8]
 
@@ -111,7 +112,7 @@ async def test_all_that_is_wrong_is_told_at_once(door) -> None:
         inputs=[
             pb.SimulatedInput(event=pb.Event(event_id="1", profile_id="ann", name="x")),
             pb.SimulatedInput(
-                profile=pb.SimulatedProfile(profile_id="ann", time=to_timestamp(1), time_zone="Mars")
+                profile=pb.SimulatedProfile(profile_id="ann", time=to_timestamp(START_US), time_zone="Mars")
             ),
             pb.SimulatedInput(),
         ],

@@ -272,3 +272,11 @@ def test_what_is_kept_is_bounded_by_journey_in_all_and_in_size(carts, event) -> 
     large = event("x", "large").event
     large.view["properties"]["text"] = "y" * MOST_BYTES
     assert remember((), "cart", large)[0].properties is None
+
+
+def test_one_and_true_are_not_the_same(carts, description) -> None:
+    state = evaluate(carts, ProfileState("ann"), [description(plan=1.0)], set()).state
+    evaluated = evaluate(carts, state, [description(plan=True)], set())
+    assert evaluated.write is not None
+    assert evaluated.state.attributes == {"plan": True}
+    assert evaluated.state.attributes["plan"] is True

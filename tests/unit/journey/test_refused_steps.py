@@ -111,7 +111,8 @@ WRONG = (
     ("a jump to nowhere", "{jump: {}}", "[0].jump.journey", "is missing"),
     ("a jump to what is no journey", "{jump: {journey: Other}}", "[0].jump.journey", "is 'Other'; it takes"),
     ("a jump to a stage of its own that does not exist", "{wait: {duration: 1h}}, {jump: {journey: refused, stage: three}}", "[1].jump.stage", "names the stage 'three', which does not exist; there are one, two"),
-    ("a jump to itself without a wait", "{jump: {journey: refused}}", "[0].jump", "could go round without a wait: refused/one > refused/one; put a wait with a duration in between"),
+    ("a jump to itself without a wait", "{jump: {journey: refused}}", "[0].jump", "could go round without a wait: refused/one > refused/one; put a wait of 1m or more in between"),
+    ("a wait that is nothing to speak of", "{wait: {duration: 59s}}, {jump: {journey: refused}}", "[1].jump", "could go round without a wait"),
     ("until a time of day is no time for sure", '{wait: {until_time: "09:00"}}, {jump: {journey: refused}}', "[1].jump", "could go round without a wait"),
     ("until a moment neither", '{wait: {until: "2027-01-01T00:00:00Z"}}, {jump: {journey: refused}}', "[1].jump", "could go round without a wait"),
     ("a condition that may be met at once neither", "{wait: {condition: profile.a, timeout: 1h, met: [{jump: {journey: refused}}]}}", "[0].wait.met[0].jump", "could go round without a wait"),
@@ -146,7 +147,7 @@ FINE = (
     ("a step after an arm that ends and is switched off", experiment(("a", 0, "{end: {}}"), ("b", 100, "")) + f", {SEND}"),
     ("a jump elsewhere", "{jump: {journey: other, stage: some}}"),
     ("a jump by resource name", "{jump: {journey: journeys/other}}"),
-    ("a jump to itself after a wait", "{wait: {duration: 1s}}, {jump: {journey: refused}}"),
+    ("a jump to itself after a wait", "{wait: {duration: 1m}}, {jump: {journey: refused}}"),
     ("a jump to itself after a timeout", "{wait: {condition: profile.a, timeout: 1h, timed_out: [{jump: {journey: refused}}], met: [{end: {}}]}}"),
     ("a jump on to a stage from which none leads back", "{jump: {journey: refused, stage: two}}"),
     ("names of ways in two steps", decision(A, B) + ", " + decision(A, B)),
@@ -257,7 +258,7 @@ def test_a_loop_of_jumps_through_several_journeys_is_told_where_it_goes() -> Non
     assert sorted(found) == ["a", "b", "c"]
     assert found["a"] == [
         "stages[0].steps[0].jump: could go round without a wait: a/one > b/one > c/one > a/one; "
-        "put a wait with a duration in between"
+        "put a wait of 1m or more in between"
     ]
 
 

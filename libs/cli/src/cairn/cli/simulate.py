@@ -17,7 +17,7 @@ from cairn.api.definition.v1.journey_pb2 import Journey as JourneyMessage
 from cairn.api.definition.v1.journey_pb2 import Segment
 from cairn.cli.documents import STDIN, read_sources
 from cairn.cli.failures import CommandError
-from cairn.cli.jsonl import parse_time
+from cairn.cli.jsonl import MAX_DEPTH, parse_time, to_struct
 from cairn.cli.options import json_option
 from cairn.cli.output import print_note, print_table, state_text
 from cairn.journey.calendar import is_time_zone
@@ -274,7 +274,10 @@ def _read_line(text: bytes) -> SimulatedInput:
         if not {"time", "attributes", "time_zone"} & found.keys():
             raise
         return _read_profile(msgspec.convert(found, ProfileLine))
-    if not (event.event_id and event.profile_id and event.name and len(text) <= MAX_ID_BYTES):
+    if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
+        to_struct(event.properties)  # raises where no service could read it
+    plain = len(text) <= MAX_ID_BYTES and b"\\u0000" not in text
+    if not (event.event_id and event.profile_id and event.name and plain):
         for name in ("event_id", "profile_id", "name"):
             _check_id(name, getattr(event, name))
         as_doubles(event.properties)  # raises where a number is none on the wire

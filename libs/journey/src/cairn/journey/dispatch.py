@@ -70,7 +70,7 @@ def dispatch_event(
             run.keyed(journey, input, before)
         else:
             run.one(journey, journey.journey_id, "", input, before)
-        if len(run.out.transitions) == told:
+        if len(run.out.transitions) == told and not run.remembers(journey.journey_id):
             run.out.quiet.append(journey.journey_id)
     return run.finish()
 
@@ -160,9 +160,19 @@ class _Dispatcher:
         self.out = Dispatched(profile)
         self.starts: list[StartJourney] = []
 
+    def remembers(self, journey_id: str) -> bool:
+        """Whether something waits for a journey's resume to begin."""
+        changed = self.out.standings.items()
+        return any(
+            standing is not None and standing.remembered is not None
+            for standing_id, standing in changed
+            if standing_id.partition("/")[0] == journey_id
+        )
+
     def standing(self, standing_id: str) -> Standing:
-        changed = self.out.standings.get(standing_id)
-        return changed or self.standings.get(standing_id) or Standing()
+        if standing_id in self.out.standings:
+            return self.out.standings[standing_id] or Standing()
+        return self.standings.get(standing_id) or Standing()
 
     def catch_up(self, time_us: int, before: Profile) -> None:
         """Applies to every standing what came before an input: what was due before its moment, and the resumes and ends of journeys

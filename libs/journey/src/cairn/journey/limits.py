@@ -35,6 +35,9 @@ MAX_VARIANTS: Final = 10
 MAX_STEPS: Final = 100
 """Steps that run for one input, jumps from journey to journey included."""
 
+MIN_LOOP_US: Final = MINUTE_US
+"""The shortest wait that keeps a loop of jumps from turning too fast for anybody to follow."""
+
 GOAL_MEMORY_US: Final = 24 * DAY_US
 """How long it is remembered that a goal was met: an entry event older than that does not begin the journey."""
 

@@ -2,7 +2,7 @@
 
 For each input, in this order, the first that holds acts: the goal, an exit of the journey, an exit of the stage, a
 milestone, the current step. Time is the input's own; nothing here knows a clock. What the steps of a stage do is in
-`_steps_run`, who an input reaches in `dispatch`.
+`_running`, who an input reaches in `dispatch`.
 """
 
 from typing import Final

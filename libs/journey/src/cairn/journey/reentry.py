@@ -45,8 +45,10 @@ def is_needed(journey: LiveJourney, standing: Standing, now_us: int) -> bool:
     enrollment, rules = standing.enrollment, journey.newest.reentry
     if standing.remembered is not None or (enrollment is not None and enrollment.is_open):
         return True
-    if rules.mode is not ReentryMode.ALWAYS or rules.max_entries:
-        return bool(standing.entries) or now_us - standing.goal_us <= GOAL_MEMORY_US
+    if standing.entries and (rules.mode is ReentryMode.NEVER or rules.max_entries):
+        return True
+    if standing.achieved and rules.mode is ReentryMode.UNLESS_GOAL_ACHIEVED:
+        return True
     if now_us - standing.last_entry_us <= rules.cooldown_us or now_us - standing.goal_us <= GOAL_MEMORY_US:
         return True
     return enrollment is not None and now_us - enrollment.end_us <= REST_US

@@ -1,13 +1,16 @@
 """Owns what journeys say of each other and of segments: whether what is named exists, and whether jumps could go round for ever.
 
-A step takes time for sure only if it is a wait for a duration, or the timeout of a wait for a condition. All others may be
-over at once, so a loop that has none but those could turn endlessly in one instant.
+A step takes time for sure only if it is a wait for a duration, or the timeout of a wait for a condition, of a minute at least. All
+others may be over at once or nearly so: a loop that has none but those could turn endlessly in one instant, or a thousand times a second.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from google.protobuf.duration_pb2 import Duration
+
 from cairn.api.definition.v1 import journey_pb2 as pb
+from cairn.journey import limits
 from cairn.journey.violations import Violation
 from cairn.journey.walk import short_name, step_ways, walk_criteria, walk_steps
 from cairn.rules import CriteriaError, Scope, compile_criteria
@@ -120,7 +123,7 @@ class _Rings:
                 ring = self._way(target, source, alone)
                 if ring and (alone or any(place[0] != journey_id for place in ring)):
                     way = " > ".join("/".join(place) for place in (source, *ring))
-                    text = f"could go round without a wait: {way}; put a wait with a duration in between"
+                    text = f"could go round without a wait: {way}; put a wait of 1m or more in between"
                     found.setdefault(path, Violation(path, text))
         return list(found.values())
 
@@ -147,6 +150,10 @@ class _Rings:
         return []
 
 
+def _takes_time(duration: Duration) -> bool:
+    return duration.seconds * limits.SECOND_US >= limits.MIN_LOOP_US
+
+
 def _at_once(path: str, steps: Sequence[pb.Step]) -> tuple[list[tuple[str, pb.Jump]], bool]:
     """The jumps that can be reached from the beginning of some steps in no time, and whether their end can."""
     jumps: list[tuple[str, pb.Jump]] = []
@@ -158,13 +165,14 @@ def _at_once(path: str, steps: Sequence[pb.Step]) -> tuple[list[tuple[str, pb.Ju
             case "end":
                 return jumps, False
             case "wait" if step.wait.HasField("duration"):
-                return jumps, False
+                if _takes_time(step.wait.duration):
+                    return jumps, False
             case "wait" if not step.wait.condition:
                 continue
             case "wait" | "decision" | "experiment":
                 through = False
                 for inner_path, way, inner in step_ways(place, step):
-                    if way == "timed_out":
+                    if way == "timed_out" and _takes_time(step.wait.timeout):
                         continue
                     found, falls = _at_once(inner_path, inner)
                     jumps += found

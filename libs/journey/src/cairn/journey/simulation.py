@@ -25,6 +25,7 @@ from cairn.journey.state import (
     Standing,
     TimerInput,
     Transition,
+    same_json,
 )
 from cairn.journey.times import to_datetime, to_us
 from cairn.rules import CriteriaError, Scope, compile_criteria
@@ -75,7 +76,7 @@ def simulate(
     """Runs journeys on inputs: an iterator of (profile_id, transition), in order of time.
 
     Inputs run in order of time, ties in the given order; one with the profile and id of an event before is left out. What is
-    due before an input acts before it, what is due in its instant after all inputs of that instant. The clock stops after the
+    due before an input acts before it, what is due in its instant after it. The clock stops after the
     instant `until_us`; without it when nothing is left to happen, and at the latest LONGEST_RUN_US after the last input.
     """
     return Simulation(live, inputs, until_us)
@@ -216,7 +217,8 @@ class Individual:
         before, self.profile = self.profile, after
         is_known = self.was_described or self.standings or before.behavior
         self.was_described = True
-        if is_known and (before.attributes, before.time_zone) == (after.attributes, after.time_zone):
+        same = before.time_zone == after.time_zone and same_json(before.attributes, after.attributes)
+        if is_known and same:
             return Dispatched(after)
         return self._keep(dispatch_profile(live, before, after, self.standings, time_us))
 

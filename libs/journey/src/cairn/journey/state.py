@@ -290,6 +290,11 @@ class Outcome(msgspec.Struct, frozen=True):
     starts: tuple[StartJourney, ...] = ()
 
 
+def same_json(left: Json | Mapping[str, Any], right: Json | Mapping[str, Any]) -> bool:
+    """Whether two JSON objects say the same: `1` and `true` do not, whatever Python thinks of them."""
+    return left == right and msgspec.json.encode(left) == msgspec.json.encode(right)
+
+
 def stored_input(stored: Json) -> EventInput:
     """A stored event as an input again."""
     view = event_view(stored)

@@ -25,7 +25,7 @@ from cairn.evaluator.wire import MAX_ITEM_BYTES, Refused, too_large_profile
 from cairn.journey.behavior import Track, Tracks
 from cairn.journey.dispatch import Dispatched, dispatch_event, dispatch_profile, dispatch_to
 from cairn.journey.machine import UnknownVersionError
-from cairn.journey.state import Effect, EnrollmentState, Profile, Standing, Transition
+from cairn.journey.state import Effect, EnrollmentState, Profile, Standing, Transition, same_json
 
 log = structlog.get_logger()
 
@@ -176,7 +176,11 @@ class _Evaluation:
         before = self.profile
         attributes = merge(dict(before.attributes), arrival)
         time_zone = arrival.time_zone or before.time_zone
-        if attributes == before.attributes and time_zone == before.time_zone and self.before.revision:
+        if (
+            same_json(attributes, before.attributes)
+            and time_zone == before.time_zone
+            and self.before.revision
+        ):
             return Result.ACTED_ON
         size = len(msgspec.json.encode(attributes)) + len(arrival.profile_id)
         if size > MAX_ITEM_BYTES:

@@ -1,6 +1,6 @@
 """Owns the answer to why a profile is where it is in a journey: reads what is known of it, and renders what the core finds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import msgspec
 
@@ -14,7 +14,9 @@ from cairn.evaluator.store import RowKind
 from cairn.evaluator.wire import is_time, to_enrollment, to_transition
 from cairn.journey.explanation import Findings, InputFinding, Known, RuleFinding, explain_standing
 from cairn.journey.limits import ID_PATTERN
-from cairn.journey.state import EventInput, Profile, Standing, Transition
+from cairn.journey.live import LiveJourney
+from cairn.journey.machine import UnknownVersionError, advance
+from cairn.journey.state import EventInput, LifeInput, Profile, Standing, Transition
 from cairn.journey.walk import short_name
 from cairn.postgres.bucket import bucket_of
 from cairn.postgres.pool import Pool, translate_errors
@@ -48,12 +50,17 @@ async def explain(
     state = decode_profile(rows[0]) if rows else ProfileState(profile_id)
     standing_id = _standing_id(state, journey_id, request.key)
     standing = state.standings.get(standing_id, Standing())
-    transitions = await _transitions(pool, bucket, profile_id, journey_id, at_us)
+    profile = Profile(profile_id, state.attributes, state.time_zone, state.behavior)
+    standing = _lived(journey, profile, standing)
+    enrollment_id = standing.enrollment.enrollment_id if standing.enrollment else ""
+    # With a key only its own enrollment counts; without one the past tells which it was.
+    only = {"", enrollment_id} if request.key or not is_past else None
+    transitions = await _transitions(pool, bucket, profile_id, journey_id, at_us, only)
     known = Known(
         journey=journey,
-        profile=Profile(profile_id, state.attributes, state.time_zone, state.behavior),
+        profile=profile,
         standing=standing,
-        transitions=_of_one(transitions, standing, is_past),
+        transitions=transitions,
         recent=[
             _event(each) for each in state.recent if each.journey_id == journey_id and each.time_us <= at_us
         ],
@@ -91,9 +98,12 @@ def _standing_id(state: ProfileState, journey_id: str, key: str) -> str:
 
 
 async def _transitions(
-    pool: Pool, bucket: int, profile_id: str, journey_id: str, at_us: int
+    pool: Pool, bucket: int, profile_id: str, journey_id: str, at_us: int, only: set[str] | None
 ) -> list[Transition]:
-    """What a profile's timeline tells of a journey up to a moment, newest first, from its newest rows."""
+    """What a profile's timeline tells of a journey up to a moment, newest first, from its newest rows.
+
+    `only` are the enrollments that count (None: all); refusals of entry, which belong to none, have the id "".
+    """
     found: list[Transition] = []
     place = (END_OF_TIME_US, (1 << 63) - 1)
     read = 0
@@ -103,7 +113,13 @@ async def _transitions(
         for row in rows:
             if row.kind is RowKind.TRANSITIONS:
                 told = reversed(_TRANSITIONS.decode(row.entries))
-                found += [each for each in told if each.journey_id == journey_id and each.time_us <= at_us]
+                found += [
+                    each
+                    for each in told
+                    if each.journey_id == journey_id
+                    and each.time_us <= at_us
+                    and (only is None or each.enrollment_id in only)
+                ]
         read += len(rows)
         if len(rows) < _PAGE:
             break
@@ -111,12 +127,12 @@ async def _transitions(
     return found
 
 
-def _of_one(transitions: Sequence[Transition], standing: Standing, is_past: bool) -> list[Transition]:
-    """Those of the enrollment that is meant, and refusals of entry, which belong to none."""
-    enrollment = standing.enrollment
-    if enrollment is None or is_past:
-        return list(transitions)
-    return [each for each in transitions if each.enrollment_id in ("", enrollment.enrollment_id)]
+def _lived(journey: LiveJourney, profile: Profile, standing: Standing) -> Standing:
+    """The standing as the machine will see it at its next input: pauses that are over have moved what is due."""
+    try:
+        return advance(journey, profile, standing, LifeInput(0)).standing
+    except UnknownVersionError:
+        return standing
 
 
 def _event(recent: RecentInput) -> EventInput:

@@ -186,7 +186,8 @@ class Relay:
                 if failures == 1:
                     _report(destination, error)
                 await asyncio.sleep(min(0.05 * 2 ** min(failures, 10), _MAX_PAUSE_SECONDS))
-                if len(rows) < _MAX_ROWS_TOGETHER:
+                size = sum(len(part) for row in rows for part in destination.part(row))
+                if len(rows) < _MAX_ROWS_TOGETHER and size < _MAX_QUEUED_BYTES:
                     # What came meanwhile may take back what is about to go: in one go it does.
                     rows = [*rows, *queue.take()]
             else:

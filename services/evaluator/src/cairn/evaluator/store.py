@@ -349,12 +349,12 @@ WHERE journey_lives.revision < excluded.revision
 
 async def write_journeys(
     db: Pool,
-    revision: int,
+    revision: int | None,
     versions: Sequence[tuple[str, int, int, bytes]],
     lives: Sequence[tuple[str, int, bytes]] = (),
 ) -> None:
     """Keeps versions, as (journey_id, version, revision, serialized message), lives, as (journey_id, revision, serialized message)
-    of each journey once, and the revision that they complete."""
+    of each journey once, and the revision that they complete (None: more is to come first)."""
     async with db.acquire() as connection, connection.transaction():
         if versions:
             await connection.execute(
@@ -362,7 +362,8 @@ async def write_journeys(
             )
         if lives:
             await connection.execute(_WRITE_LIVES, *(list(column) for column in zip(*lives, strict=True)))
-        await connection.execute(_WRITE_REVISION, revision)
+        if revision is not None:
+            await connection.execute(_WRITE_REVISION, revision)
 
 
 _LIST_HELD = """

@@ -14,6 +14,7 @@ from cairn.evaluator import store
 from cairn.evaluator.book import JourneyBook, Removal
 from cairn.evaluator.inputs import LifeArrival, Result, Submission
 from cairn.evaluator.lane import Lane
+from cairn.evaluator.wire import Refused
 from cairn.journey.state import LifeInput
 from cairn.postgres.identity import try_adopt
 from cairn.postgres.pool import Pool
@@ -44,6 +45,7 @@ class Sweeper:
         resumed = self._book.resumed()
         self._quiet += 1
         news = resumed != self._resumed or self._quiet >= _QUIET_ROUNDS
+        complete = True
         for lane in self._lanes:
             due = [each for each in self._book.removals() if self._is_due(lane.bucket, each)]
             if not due and not (resumed and news):
@@ -51,13 +53,13 @@ class Sweeper:
             async with try_adopt(self._pool, _NAMESPACE, lane.bucket) as adopted:
                 if not adopted:
                     # Another replica is at it; whether it comes to an end is looked at in the next round.
-                    news = False
+                    complete = False
                     continue
                 if due:
                     await self._remove(lane, due)
                 if resumed and news:
                     await self._resume(lane, resumed)
-        if news:
+        if news and complete:
             self._resumed, self._quiet = resumed, 0
 
     def _is_due(self, bucket: int, removal: Removal) -> bool:
@@ -68,9 +70,14 @@ class Sweeper:
         for removal in removals:
             journey_id = removal.journey_id
             if done.get(journey_id, 0) < removal.revision:
-                told = 0
+                told, missed = 0, False
                 async for profile_ids in self._standing_with(lane.bucket, journey_id):
-                    told += await self._tell(lane, profile_ids, journey_id, removal.time_us)
+                    results = await self._tell(lane, profile_ids, journey_id, removal.time_us)
+                    told += sum(result is Result.ACTED_ON for result in results)
+                    missed |= any(result not in (Result.ACTED_ON, Result.STALE) for result in results)
+                if missed:
+                    # A version is not known here yet: the next round tries again.
+                    continue
                 await store.write_removal(self._pool, lane.bucket, journey_id, removal.revision)
                 log.info("enrollments_removed", journey=journey_id, bucket=lane.bucket, profiles=told)
             self._removed[lane.bucket, journey_id] = removal.revision
@@ -81,7 +88,8 @@ class Sweeper:
             after = rows[-1][0]
             for journey_id in sorted({each for _, held_in in rows for each in held_in} & resumed.keys()):
                 held = [profile_id for profile_id, held_in in rows if journey_id in held_in]
-                told += await self._tell(lane, held, journey_id, resumed[journey_id])
+                results = await self._tell(lane, held, journey_id, resumed[journey_id])
+                told += sum(result is Result.ACTED_ON for result in results)
         if told:
             log.info("enrollments_resumed", bucket=lane.bucket, profiles=told)
 
@@ -91,12 +99,13 @@ class Sweeper:
             after = rows[-1].profile_id
             yield [row.profile_id for row in rows]
 
-    async def _tell(self, lane: Lane, profile_ids: Sequence[str], journey_id: str, time_us: int) -> int:
+    async def _tell(
+        self, lane: Lane, profile_ids: Sequence[str], journey_id: str, time_us: int
+    ) -> list[Result | Refused]:
         """Puts the journey's life before profiles, and waits until what follows from it is durable."""
         while lane.is_full:  # noqa: ASYNC110 - the lane empties itself, and tells nobody
             await asyncio.sleep(_FULL_LANE_SECONDS)
         arrivals = [LifeArrival(each, journey_id, LifeInput(time_us)) for each in profile_ids]
         submission = Submission(arrivals, asyncio.get_running_loop().create_future())
         lane.submit(submission)
-        results = await submission.done
-        return sum(result is Result.ACTED_ON for result in results)
+        return await submission.done

@@ -99,7 +99,8 @@ class JourneyWatch:
             lives = {life.journey: life for life in answer.lives}
             await store.write_journeys(
                 self._pool,
-                answer.revision,
+                # Who starts from a half told beginning must not take it for the whole.
+                answer.revision if answer.caught_up or self._book.is_known else None,
                 [_row(each) for each in answer.versions],
                 [_life_row(lives[name]) for name in sorted(lives)],
             )

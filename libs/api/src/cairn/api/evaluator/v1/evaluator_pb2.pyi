@@ -1322,7 +1322,7 @@ class SimulateRequest(_message.Message):
     UNTIL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def journeys(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Journey]:
-        """Drafts to run, each as version 1 of its journey."""
+        """Drafts to run, each as version 1 of its journey. At most 100."""
 
     @_builtins.property
     def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -1334,11 +1334,13 @@ class SimulateRequest(_message.Message):
 
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SimulatedInput]:
-        """What happens, in order of time; ties in this order. At most 100,000."""
+        """What happens, in order of time; ties in this order. At most 20,000; the `cairn simulate` command has no such bound."""
 
     @_builtins.property
     def until(self) -> _timestamp_pb2.Timestamp:
-        """How long the clock runs; this instant is included. Default: until nothing is left to happen."""
+        """How long the clock runs; this instant is included. Default: until nothing is left to happen,
+        at most 400 days after the last input.
+        """
 
     def __init__(
         self,

@@ -390,3 +390,21 @@ def test_a_message_that_was_held_says_what_is_so_at_the_resume() -> None:
 def test_what_was_remembered_begins_in_the_newest_version() -> None:
     lines = tell(PAUSED, pause(), event("begin", at="1d"), publish(PAUSED.replace("3d", "9d")), resume())
     assert lines[-1] == "1d WAIT_STARTED one/1 until 10d"
+
+
+def test_an_end_that_removes_lets_nothing_act_that_a_freeze_had_held() -> None:
+    """A moment of the calendar that passed while the clock stood still is overdue at the end, and must not send."""
+    frozen = """
+name: frozen
+type: REAL_TIME
+stages:
+  - name: one
+    entry: event.name == "begin"
+    steps:
+      - wait: {duration: 1h}
+      - wait: {until: "2026-01-01T03:00:00Z"}
+      - activation: {channel: email, template: late}
+"""
+    lines = tell(frozen, event("begin"), passes("2h"), pause(), passes("2h"), end(remove=True), passes("1h"))
+    assert lines[-2:] == ["4h WAIT_CANCELED one/2", "4h REMOVED one"]
+    assert not any("ACTIVATION_REQUESTED" in each for each in lines)

@@ -428,7 +428,9 @@ class _Run(Running):
             if concerned and self.lived != self.standing.pauses:
                 self.writable().pauses = self.lived
         if journey.end_us is not None and journey.removes:
-            self.pass_time(journey.end_us - 1)
+            # A pause that only the end ended held everything until then: nothing may act in between.
+            if not (journey.pauses and journey.pauses[-1].until_us == journey.end_us):
+                self.pass_time(journey.end_us - 1)
             if self.enrollment is not None:
                 self.remove(self.enrollment, journey.end_us, "end")
 

@@ -102,7 +102,9 @@ def tell(case: Case, *players: Player) -> None:
         # Who does not come round leaves it open whether what is due in the very instant of a pause is before it or after.
         now_us = max(clock_us, now_us) + (not each.sweeps)
         journey_id = ids[each.journey]
-        can_pause = journey_id not in paused | ended and resumed_us.get(journey_id) != now_us
+        # Nobody pauses or ends a journey in the very microsecond in which it resumes.
+        is_at_rest = journey_id not in ended and resumed_us.get(journey_id) != now_us
+        can_pause = is_at_rest and journey_id not in paused
         if each.kind == "profile":
             attributes, zone = {**attributes, "level": float(each.level)}, each.time_zone
         for player in players:
@@ -124,7 +126,7 @@ def tell(case: Case, *players: Player) -> None:
                     player.pause(journey_id, each.mode, now_us, each)
                 case "resume" if journey_id in paused:
                     player.resume(journey_id, now_us, each)
-                case "end" if journey_id not in ended:
+                case "end" if is_at_rest:
                     player.end(journey_id, now_us, each.mode == "DROP", each)
         match each.kind:
             case "publish" if journey_id not in ended:
@@ -134,7 +136,7 @@ def tell(case: Case, *players: Player) -> None:
             case "resume" if journey_id in paused:
                 paused.discard(journey_id)
                 resumed_us[journey_id] = now_us
-            case "end":
+            case "end" if is_at_rest:
                 ended.add(journey_id)
                 paused.discard(journey_id)
         for player in players:

@@ -179,3 +179,28 @@ async def test_an_end_drains_or_removes_and_nobody_enters_any_more(life, door, n
             "ACTIVATION_REQUESTED",
             "WAIT_STARTED",
         ]
+
+
+async def test_a_damaged_profile_is_passed_over_by_a_removal(life, door, database, new_id) -> None:
+    """Looked at for ever, it would have its whole bucket read again and again."""
+    await life.publish("20d")
+    inside, damaged = new_id(), f"damaged-{life.name}"
+    await life.send(inside, "begin")
+    standings = f'{{"{life.name}": "damaged"}}'
+    await database.execute(
+        "INSERT INTO profiles (bucket, profile_id, revision, standings, update_time) VALUES (0, $1, 1, $2::text::json, now())",
+        damaged,
+        standings,
+    )
+    try:
+        await life.end(remove=True)
+
+        async def is_swept() -> bool:
+            swept = await database.fetchval(
+                "SELECT count(*) FROM removals WHERE journey_id = $1 AND bucket = 0", life.name
+            )
+            return swept == 1 and await door.states(inside) == {life.name: "REMOVED"}
+
+        await until(is_swept, "the bucket of the damaged profile is done", seconds=15)
+    finally:
+        await database.execute("DELETE FROM profiles WHERE profile_id = $1", damaged)

@@ -37,6 +37,9 @@ class Sweeper:
         self._book = book
         self._lanes = lanes
         self._removed: dict[tuple[int, str], int] = {}
+        # Removals that have to come again, with the round in which they may: each reads the whole bucket.
+        self._again: dict[tuple[int, str], int] = {}
+        self._round = 0
         self._resumed: dict[str, int] = {}
         self._quiet = 0
 
@@ -44,6 +47,7 @@ class Sweeper:
         """One round over all buckets; to be repeated for ever."""
         resumed = self._book.resumed()
         self._quiet += 1
+        self._round += 1
         news = resumed != self._resumed or self._quiet >= _QUIET_ROUNDS
         complete = True
         for lane in self._lanes:
@@ -63,20 +67,22 @@ class Sweeper:
             self._resumed, self._quiet = resumed, 0
 
     def _is_due(self, bucket: int, removal: Removal) -> bool:
-        return self._removed.get((bucket, removal.journey_id), 0) < removal.revision
+        place = bucket, removal.journey_id
+        return self._removed.get(place, 0) < removal.revision and self._again.get(place, 0) <= self._round
 
     async def _remove(self, lane: Lane, removals: Sequence[Removal]) -> None:
         done = await store.read_removals(self._pool, lane.bucket)
         for removal in removals:
             journey_id = removal.journey_id
             if done.get(journey_id, 0) < removal.revision:
-                told, missed = 0, False
+                told, later = 0, False
                 async for profile_ids in self._standing_with(lane.bucket, journey_id):
                     results = await self._tell(lane, profile_ids, journey_id, removal.time_us)
                     told += sum(result is Result.ACTED_ON for result in results)
-                    missed |= any(result not in (Result.ACTED_ON, Result.STALE) for result in results)
-                if missed:
-                    # A version is not known here yet: the next round tries again.
+                    # One that failed is logged and would fail again: only an unknown version is worth another look.
+                    later |= Result.LATER in results
+                if later:
+                    self._again[lane.bucket, journey_id] = self._round + _QUIET_ROUNDS
                     continue
                 await store.write_removal(self._pool, lane.bucket, journey_id, removal.revision)
                 log.info("enrollments_removed", journey=journey_id, bucket=lane.bucket, profiles=told)

@@ -149,7 +149,7 @@ class Running:
                 continue
             self.steps += 1
             if self.steps > limits.MAX_STEPS:
-                # Steps go forward only, so this is a ring of jumps that was not seen when the journeys were published.
+                # Steps of one enrollment go forward only: jumps have led here, perhaps round and round.
                 self.rest(enrollment, "", {"reason": f"more than {limits.MAX_STEPS} steps"})
                 return
             if isinstance(instruction, ActivateInstruction):

@@ -6,6 +6,7 @@ number of all there were is a counter.
 """
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
@@ -106,7 +107,11 @@ def record(tracks: Tracks, need: Need, event: Stored, time_us: int) -> Tracks:
 
 
 class Behavior:
-    """A profile's behavior and segments as criteria read them, as of `now_us`: what happened in a window is what is not older."""
+    """A profile's behavior and segments as criteria read them, as of `now_us`.
+
+    A window is open where it begins: what happened in it is younger than the window is long. It has no end: what is later than a
+    late event counts as well.
+    """
 
     __slots__ = ("_answers", "_attributes", "_segments", "_tracks", "now_us")
 
@@ -179,8 +184,6 @@ def event_view(stored: Stored | None) -> Mapping[str, Any] | None:
     """A stored event as criteria read it."""
     if stored is None:
         return None
-    from datetime import datetime
-
     return {
         "name": stored["name"],
         "properties": stored["properties"],

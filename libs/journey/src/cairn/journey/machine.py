@@ -183,7 +183,7 @@ class _Run(Running):
     def pass_time(self, until_us: int) -> None:
         """Applies all that is due up to and including a moment, in order of due time. Each is an input of its own, without an event."""
         enrollment = self.enrollment
-        if enrollment is None or (self.pause is not None and self.is_frozen):
+        if enrollment is None or self.is_frozen:
             return
         due = next_due_us(self.plan, enrollment)
         if due is None or due > until_us:
@@ -488,8 +488,7 @@ class _Run(Running):
         """Keeps the open enrollment and asks for one wake-up at the earliest of its due times."""
         enrollment = self.enrollment
         if enrollment is not None:
-            frozen = self.pause is not None and self.is_frozen
-            due = None if frozen else next_due_us(self.plan, enrollment)
+            due = None if self.is_frozen else next_due_us(self.plan, enrollment)
             if due is not None and due != enrollment.wake_us:
                 self.cancel_timer(enrollment)
                 enrollment.wake_us = due

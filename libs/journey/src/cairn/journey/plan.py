@@ -170,14 +170,9 @@ class Plan:
     segments: Mapping[str, Criteria]
     stale: tuple[tuple[int, int], ...] = field(init=False)
     """For each stage the shortest staleness of the journey, and of the stage itself, that applies there; 0 for none."""
-    reads_entry: bool = field(init=False)
-    reads_behavior: bool = field(init=False)
     _rules: dict[tuple[int, str | None], tuple[Rule, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        every = tuple(self.criteria())
-        object.__setattr__(self, "reads_entry", any(criteria.reads_entry for criteria in every))
-        object.__setattr__(self, "reads_behavior", any(criteria.reads_behavior for criteria in every))
         object.__setattr__(self, "_rules", {})
         object.__setattr__(self, "stale", tuple(self._shortest(stage) for stage in range(len(self.stages))))
 

@@ -25,6 +25,7 @@ from cairn.journey.state import (
     Standing,
     TimerInput,
     Transition,
+    merge_attributes,
     same_json,
 )
 from cairn.journey.times import to_datetime, to_us
@@ -235,12 +236,8 @@ class Individual:
 
     def described(self, attributes: Mapping[str, Any], time_zone: str = "") -> Profile:
         """The profile with more attributes, None for those to be removed, and with a time zone unless that is empty."""
-        profile, merged = self.profile, dict(self.profile.attributes)
-        for name, value in attributes.items():
-            if value is None:
-                merged.pop(name, None)
-            else:
-                merged[name] = as_doubles(value)
+        profile = self.profile
+        merged = merge_attributes(profile.attributes, as_doubles(attributes))
         return Profile(profile.profile_id, merged, time_zone or profile.time_zone, profile.behavior)
 
     def _keep(self, done: Dispatched) -> Dispatched:

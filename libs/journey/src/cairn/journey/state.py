@@ -290,6 +290,17 @@ class Outcome(msgspec.Struct, frozen=True):
     starts: tuple[StartJourney, ...] = ()
 
 
+def merge_attributes(attributes: Mapping[str, Any], changes: Mapping[str, Any]) -> Json:
+    """A profile's attributes after a change of it: merged at the top level, None removes one."""
+    merged = dict(attributes)
+    for name, value in changes.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = value
+    return merged
+
+
 def same_json(left: Json | Mapping[str, Any], right: Json | Mapping[str, Any]) -> bool:
     """Whether two JSON objects say the same: `1` and `true` do not, whatever Python thinks of them."""
     return left == right and msgspec.json.encode(left) == msgspec.json.encode(right)

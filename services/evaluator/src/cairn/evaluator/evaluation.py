@@ -25,7 +25,15 @@ from cairn.evaluator.wire import MAX_ITEM_BYTES, Refused, too_large_profile
 from cairn.journey.behavior import Track, Tracks
 from cairn.journey.dispatch import Dispatched, dispatch_event, dispatch_profile, dispatch_to
 from cairn.journey.machine import UnknownVersionError
-from cairn.journey.state import Effect, EnrollmentState, Profile, Standing, Transition, same_json
+from cairn.journey.state import (
+    Effect,
+    EnrollmentState,
+    Profile,
+    Standing,
+    Transition,
+    merge_attributes,
+    same_json,
+)
 
 log = structlog.get_logger()
 
@@ -174,7 +182,7 @@ class _Evaluation:
 
     def take_profile(self, arrival: ProfileArrival) -> Result:
         before = self.profile
-        attributes = merge(dict(before.attributes), arrival)
+        attributes = merge(before.attributes, arrival)
         time_zone = arrival.time_zone or before.time_zone
         if (
             same_json(attributes, before.attributes)
@@ -257,15 +265,9 @@ def _is_held(standing: Standing) -> bool:
     return enrollment.state is EnrollmentState.HELD or not enrollment.wake_us
 
 
-def merge(attributes: dict[str, Any], arrival: ProfileArrival) -> dict[str, Any]:
+def merge(attributes: Mapping[str, Any], arrival: ProfileArrival) -> dict[str, Any]:
     """A profile's attributes after an upsert."""
-    merged = {} if arrival.replace else dict(attributes)
-    for name, value in arrival.attributes.items():
-        if value is None:
-            merged.pop(name, None)
-        else:
-            merged[name] = value
-    return merged
+    return merge_attributes({} if arrival.replace else attributes, arrival.attributes)
 
 
 def stamp(evaluated: Evaluated, before: ProfileState, now_us: int) -> None:

@@ -1326,7 +1326,9 @@ class SimulateRequest(_message.Message):
 
     @_builtins.property
     def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Published versions to run, `journeys/{id}/versions/{version}`, with their segments."""
+        """Published versions to run, `journeys/{id}/versions/{version}`, with their segments and as they are served: an Evaluator
+        with `speed` divides their durations.
+        """
 
     @_builtins.property
     def segments(self) -> _containers.RepeatedCompositeFieldContainer[_journey_pb2.Segment]:

@@ -112,6 +112,11 @@ class EmbeddedPostgres:
         """Whether the server process lives; false too when it was killed by somebody else."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The process id of the server's first process; 0 while it does not run."""
+        return self._process.pid if self._process else 0
+
     def start(self) -> None:
         """Make the cluster if there is none, start the server, return when it accepts connections.
 

@@ -1,8 +1,8 @@
 """Owns `make bench`: runs the workloads against real processes, prints a table, writes figures as JSON.
 
-    make bench                                  all workloads, as large as their targets say: some 15 minutes
-    make bench ONLY=carts,spread SCALE=0.1      a part, smaller
-    make bench JSON=figures.json                the figures for programs, too
+make bench                                  all workloads, as large as their targets say: some 15 minutes
+make bench ONLY=carts,spread SCALE=0.1      a part, smaller
+make bench JSON=figures.json                the figures for programs, too
 """
 
 import argparse
@@ -86,7 +86,11 @@ def run_workload(name: str, scale: float, console: Console) -> Figures:
                     figures = await WORKLOADS[name](
                         Play(stage, scale, lambda words: status.update(f"{name}: {words}"))
                     )
-                return {**figures, "peak_pss_mb": round(memory.peak_mb, 1), "peak_pss_mb_by_part": memory.parts}
+                return {
+                    **figures,
+                    "peak_pss_mb": round(memory.peak_mb, 1),
+                    "peak_pss_mb_by_part": memory.parts,
+                }
 
         return asyncio.run(play())
 
@@ -104,7 +108,9 @@ def machine() -> dict[str, Any]:
 
 def table_of(workloads: Mapping[str, Figures], scale: float) -> Table:
     """The figures against their targets."""
-    table = Table(title=None if scale == 1 else f"at {scale:g} of the size: the targets are those of the full size")
+    table = Table(
+        title=None if scale == 1 else f"at {scale:g} of the size: the targets are those of the full size"
+    )
     for column in ("workload", "figure"):
         table.add_column(column)
     for column in ("seen", "target"):
@@ -121,14 +127,20 @@ def table_of(workloads: Mapping[str, Figures], scale: float) -> Table:
         if "correct" in figures:
             fine = figures["correct"]
             words = f"{figures['judged']:,} profiles judged"
-            seen = "right" if fine else ", ".join(f"{count} {wrong}" for wrong, count in figures["wrong"].items())
+            seen = (
+                "right"
+                if fine
+                else ", ".join(f"{count} {wrong}" for wrong, count in figures["wrong"].items())
+            )
             table.add_row(name, words, seen, "all", "met" if fine else "[red]missed[/red]")
     return table
 
 
 def main() -> int:
     """Runs; 1 when a profile was judged wrong."""
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="make bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--only", default="", help="workloads, with commas between: " + ", ".join(WORKLOADS))
     parser.add_argument("--scale", type=float, default=1.0, help="how large, 1 being the size of the targets")
     parser.add_argument("--json", type=Path, help="where the figures go as JSON")
@@ -151,7 +163,9 @@ def main() -> int:
     workloads["memory"] = {"peak_pss_mb": max(peaks.values()), "peak_pss_mb_by_workload": peaks}
     console.print(table_of(workloads, arguments.scale))
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": about, "scale": arguments.scale, "workloads": workloads}, indent=2))
+        arguments.json.write_text(
+            json.dumps({"machine": about, "scale": arguments.scale, "workloads": workloads}, indent=2)
+        )
     return 0 if all(figures.get("correct", True) for figures in workloads.values()) else 1
 
 

@@ -83,8 +83,17 @@ def profile_of(prefix: str, place: int) -> str:
 def _events(phase: Phase, place: int) -> Iterator[pb.Event]:
     profile_id = profile_of(phase.prefix, place)
     for number in range(phase.noise):
-        yield _event(f"{profile_id}-{phase.round}-v{number}-{phase.name}", profile_id, "page_view", {"page": "/tents/4"})
-    properties = {"product": f"tent-{place % 97}", "price": 129.0} if phase.name == "cart_add" else {"order": f"o-{place}"}
+        yield _event(
+            f"{profile_id}-{phase.round}-v{number}-{phase.name}",
+            profile_id,
+            "page_view",
+            {"page": "/tents/4"},
+        )
+    properties = (
+        {"product": f"tent-{place % 97}", "price": 129.0}
+        if phase.name == "cart_add"
+        else {"order": f"o-{place}"}
+    )
     yield _event(f"{profile_id}-{phase.round}-{phase.name}", profile_id, phase.name, properties)
 
 

@@ -41,7 +41,9 @@ class Record:
 async def stream(channel: grpc.aio.Channel, phase: Phase, prepared: Sequence[Batch], record: Record) -> None:
     """Sends in one stream, `window` batches under way."""
     call = channel.stream_stream(
-        f"{_SERVICE}/StreamEvents", request_serializer=None, response_deserializer=StreamEventsResponse.FromString
+        f"{_SERVICE}/StreamEvents",
+        request_serializer=None,
+        response_deserializer=StreamEventsResponse.FromString,
     )()
     under_way: dict[int, int] = {}
     room = asyncio.Semaphore(phase.window)
@@ -93,7 +95,9 @@ async def stream(channel: grpc.aio.Channel, phase: Phase, prepared: Sequence[Bat
 async def unary(channel: grpc.aio.Channel, phase: Phase, prepared: Iterable[Batch], record: Record) -> None:
     """Sends one event a call, `window` calls at a time."""
     ingest = channel.unary_unary(
-        f"{_SERVICE}/IngestEvents", request_serializer=None, response_deserializer=IngestEventsResponse.FromString
+        f"{_SERVICE}/IngestEvents",
+        request_serializer=None,
+        response_deserializer=IngestEventsResponse.FromString,
     )
     source = iter(prepared)
     began = time.monotonic()
@@ -125,9 +129,9 @@ async def run(address: str, phases: Sequence[Phase], revision: int) -> list[dict
     options = [("grpc.max_send_message_length", 1 << 26), ("grpc.max_receive_message_length", 1 << 26)]
     async with grpc.aio.insecure_channel(address, options=options) as channel:
         # The connection and the server's first call are no part of what is measured.
-        await channel.unary_unary(f"{_SERVICE}/GetProfile", request_serializer=pb.GetProfileRequest.SerializeToString)(
-            pb.GetProfileRequest(name="profiles/-"), wait_for_ready=True
-        ).code()
+        await channel.unary_unary(
+            f"{_SERVICE}/GetProfile", request_serializer=pb.GetProfileRequest.SerializeToString
+        )(pb.GetProfileRequest(name="profiles/-"), wait_for_ready=True).code()
         _say({"ready": True})
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         records = []

@@ -111,11 +111,15 @@ class Stage:
         items = []
         for document in documents:
             if document.kind == "connection":
-                await activation.PutConnection(activation_pb2.PutConnectionRequest(connection=document.message))
+                await activation.PutConnection(
+                    activation_pb2.PutConnectionRequest(connection=document.message)
+                )
             elif document.kind == "template":
                 await activation.PutTemplate(activation_pb2.PutTemplateRequest(template=document.message))
             else:
-                saved = await definition.CreateJourney(definition_pb2.CreateJourneyRequest(journey=document.message))
+                saved = await definition.CreateJourney(
+                    definition_pb2.CreateJourneyRequest(journey=document.message)
+                )
                 items.append(definition_pb2.PublishItem(name=saved.journey.name))
         for start in range(0, len(items), 100):
             request = definition_pb2.PublishJourneysRequest(items=items[start : start + 100])
@@ -135,7 +139,9 @@ class Stage:
 
     # Sending
 
-    async def send(self, phases: Sequence[Phase], on_ready: Callable[[], Awaitable[None]] | None = None) -> list[Sent]:
+    async def send(
+        self, phases: Sequence[Phase], on_ready: Callable[[], Awaitable[None]] | None = None
+    ) -> list[Sent]:
         """Has the producer send phases, one after the other; `on_ready` is awaited between preparing and sending."""
         wanted = {
             "address": self.suite.address("evaluator"),
@@ -163,13 +169,17 @@ class Stage:
 
     def pids(self) -> dict[str, list[int]]:
         """The processes of the suite, by part, Postgres' included."""
-        return {name: [pid] for name, pid in self._service_pids().items()} | {"postgres": self._postgres_pids()}
+        return {name: [pid] for name, pid in self._service_pids().items()} | {
+            "postgres": self._postgres_pids()
+        }
 
     def cpu(self) -> dict[str, float]:
         """CPU seconds since the start, by service, and of Postgres."""
         used = {name: cpu_seconds(pid) for name, pid in self._service_pids().items()}
         postmaster, *backends = self._postgres_pids()
-        used["postgres"] = cpu_seconds(postmaster, ended_children=True) + sum(cpu_seconds(pid) for pid in backends)
+        used["postgres"] = cpu_seconds(postmaster, ended_children=True) + sum(
+            cpu_seconds(pid) for pid in backends
+        )
         return used
 
     def _service_pids(self) -> dict[str, int]:

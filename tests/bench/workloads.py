@@ -134,7 +134,9 @@ async def read_deliveries(stage: Stage, prefix: str, since_us: int) -> Deliverie
     return found
 
 
-def judge_carts(adds: tuple[Phase, Sent], buys: tuple[Phase, Sent] | None, wait_us: int, found: Deliveries) -> Verdict:
+def judge_carts(
+    adds: tuple[Phase, Sent], buys: tuple[Phase, Sent] | None, wait_us: int, found: Deliveries
+) -> Verdict:
     """Who did not buy in time gets one reminder, who did gets none."""
     verdict = Verdict()
     added = adds[1].times(adds[0])
@@ -175,7 +177,14 @@ class Play:
         return max(least, int(full * self.scale) // 2 * 2)
 
     async def carts(
-        self, places: range, wait_s: int, *, noise: int = 0, prefix: str = "p", round_: int = 0, unary: bool = False
+        self,
+        places: range,
+        wait_s: int,
+        *,
+        noise: int = 0,
+        prefix: str = "p",
+        round_: int = 0,
+        unary: bool = False,
     ) -> Figures:
         """Carts of the profiles of some places, every second of them bought, all judged."""
         common = {
@@ -324,7 +333,9 @@ async def profiles(play: Play) -> Figures:
         await play.stage.drained(0)
         # Evenly over all that are stored: of the many no cache holds them.
         these = [
-            await play.carts(range(number % (stored // count), stored, stored // count), 3, round_=len(runs) + number)
+            await play.carts(
+                range(number % (stored // count), stored, stored // count), 3, round_=len(runs) + number
+            )
             for number in range(5)
         ]
         rates[str(wanted)] = _median_rate(these)
@@ -365,7 +376,9 @@ class MailStandIn:
         self.port: int = json.loads(self._process.stdout.readline())["port"]
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._process.kill()
         self._process.wait()
         self._folder.cleanup()
@@ -393,9 +406,13 @@ async def latency(play: Play) -> Figures:
         arrived: dict[int, list[int]] = {}
         for entry in read_index(mail.folder):
             for address in entry["to"]:
-                arrived.setdefault(int(address.partition("@")[0]), []).append(from_datetime(datetime.fromisoformat(entry["time"])))
+                arrived.setdefault(int(address.partition("@")[0]), []).append(
+                    from_datetime(datetime.fromisoformat(entry["time"]))
+                )
         times = sent.times(phase)
-        late = [(arrived[place][0] - time_us) / 1000 for place, (time_us, _) in times.items() if place in arrived]
+        late = [
+            (arrived[place][0] - time_us) / 1000 for place, (time_us, _) in times.items() if place in arrived
+        ]
         verdict = Verdict()
         for place in times:
             verdict.of(1, len(arrived.get(place, [])))

@@ -10,6 +10,8 @@ from house import event
 
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
 from cairn.api.evaluator.v1 import evaluator_pb2 as pb
+from cairn.postgres.bucket import bucket_of
+from cairn.postgres.roles import read_bucket_count
 from cairn.runtime.clock import from_timestamp, now_us, to_timestamp
 
 MINUTE_US = 60_000_000
@@ -173,18 +175,52 @@ async def test_a_duplicate_is_known_by_every_replica(door, second_door, profile_
 
 
 async def test_an_event_ahead_of_time_is_known_again_to_the_end_of_its_window(
-    door, profile_id, database
+    door, second_door, profile_id, database
 ) -> None:
     """It may come again until it is too old, which is up to five minutes more than the window after it arrived."""
     one = event(profile_id, "cart_add", time_us=now_us() - 7 * DAY_US + 2 * MINUTE_US)
     assert (await door.ingest(one)).duplicates == 0
-    arrival = "to_timestamp($2::float8)"
+    arrived = (now_us() - 7 * DAY_US - 2 * MINUTE_US) // DAY_US
     await database.execute(
-        f"UPDATE event_ids SET arrival_time = {arrival} WHERE profile_id = $1",
+        "UPDATE profiles SET seen = $2 WHERE profile_id = $1",
         profile_id,
-        (now_us() - 7 * DAY_US - 2 * MINUTE_US) / 1_000_000,
+        f'[{{"{one.event_id}": {arrived}}}, 0]',
     )
-    assert (await door.ingest(one)).duplicates == 1
+    # The other replica has not seen the profile: it reads what stands with it.
+    assert (await second_door.ingest(one)).duplicates == 1
+
+
+async def test_more_events_than_stand_with_a_profile_are_known_again(
+    door, second_door, profile_id, database
+) -> None:
+    many = [event(profile_id, "cart_add", number) for number in range(50)]
+    for start in range(0, 50, 7):
+        assert (await door.ingest(*many[start : start + 7])).duplicates == 0
+    for each in (door, second_door):
+        assert (await each.ingest(*many)).duplicates == 50
+    stored = await database.fetchval("SELECT count(*) FROM event_ids WHERE profile_id = $1", profile_id)
+    assert 34 <= stored < 50, "the older ones are in the table, the last ones with the profile"
+
+
+async def test_what_a_profile_had_seen_before_ids_stood_with_it_is_known_again(
+    second_door, profile_id, database
+) -> None:
+    one = event(profile_id, "cart_add")
+    bucket = bucket_of(profile_id, await read_bucket_count(database))
+    await database.execute(
+        "INSERT INTO profiles (bucket, profile_id, revision, standings, update_time) VALUES ($1, $2, 1, '{}', now())",
+        bucket,
+        profile_id,
+    )
+    await database.execute(
+        "INSERT INTO event_ids (bucket, profile_id, event_id, arrival_time) VALUES ($1, $2, $3, now())",
+        bucket,
+        profile_id,
+        one.event_id,
+    )
+    assert (await second_door.ingest(one)).duplicates == 1
+    assert (await second_door.ingest(event(profile_id, "cart_add", 2))).duplicates == 0
+    assert (await second_door.ingest(one)).duplicates == 1
 
 
 async def test_noise_is_taken_and_leaves_nothing(door, profile_id) -> None:

@@ -188,7 +188,7 @@ async def test_a_damaged_profile_is_passed_over_by_a_removal(life, door, databas
     await life.send(inside, "begin")
     standings = f'{{"{life.name}": "damaged"}}'
     await database.execute(
-        "INSERT INTO profiles (bucket, profile_id, revision, standings, update_time) VALUES (0, $1, 1, $2::text::json, now())",
+        "INSERT INTO profiles (bucket, profile_id, revision, standings, update_time) VALUES (0, $1, 1, $2::text, now())",
         damaged,
         standings,
     )

@@ -12,20 +12,25 @@ from cairn.evaluator.evaluation import (
     Evaluated,
     ProfileState,
     decode_profile,
-    evaluate,
     merge,
     stamp,
     told_id,
     transitions_row,
 )
+from cairn.evaluator.evaluation import evaluate as evaluate_at
 from cairn.evaluator.inputs import ProfileArrival, ReceiptArrival, Result, TimerArrival
 from cairn.evaluator.recent import MOST, MOST_BYTES, MOST_PER_JOURNEY, RecentInput, remember
 from cairn.evaluator.store import ProfileRow
-from cairn.evaluator.wire import Refused
+from cairn.evaluator.wire import DAY_US, Refused
 from cairn.journey import dispatch, machine
 from cairn.journey.state import Kind, ReceiptInput, ScheduleTimer, TimerInput
 
 NOW_US = 1_767_225_600_000_000
+TODAY = NOW_US // DAY_US
+
+
+def evaluate(book, state, arrivals, seen) -> Evaluated:
+    return evaluate_at(book, state, arrivals, seen, NOW_US, TODAY - 7)
 
 
 def kinds(evaluated: Evaluated) -> list[Kind]:
@@ -38,7 +43,15 @@ def stored(evaluated: Evaluated) -> ProfileState:
     assert write is not None
     assert write.attributes is not None
     return decode_profile(
-        ProfileRow(write.profile_id, write.revision, write.attributes, write.time_zone, write.standings, 0)
+        ProfileRow(
+            write.profile_id,
+            write.revision,
+            write.attributes,
+            write.time_zone,
+            write.standings,
+            0,
+            seen=write.seen or "",
+        )
     )
 
 
@@ -46,7 +59,7 @@ def test_a_batch_is_run_in_order(carts, event) -> None:
     arrivals = [event("cart_add", "1"), event("purchase", "2"), event("cart_add", "3")]
     evaluated = evaluate(carts, ProfileState("ann"), arrivals, set())
     assert evaluated.results == [Result.ACTED_ON] * 3
-    assert evaluated.event_ids == [("ann", "1"), ("ann", "2"), ("ann", "3")]
+    assert evaluated.state.seen.ids == {"1": TODAY, "2": TODAY, "3": TODAY}
     one = [Kind.ENTERED, Kind.STAGE_ENTERED, Kind.WAIT_STARTED]
     assert kinds(evaluated) == [*one, Kind.WAIT_CANCELED, Kind.GOAL_ACHIEVED, *one]
     assert (evaluated.write.revision, evaluated.state.revision) == (1, 1)
@@ -88,7 +101,9 @@ def test_duplicates_are_known_within_a_batch_and_from_before(carts, event) -> No
     arrivals = [event("cart_add", "old"), event("cart_add", "1"), event("purchase", "1")]
     evaluated = evaluate(carts, ProfileState("ann"), arrivals, seen)
     assert evaluated.results == [Result.DUPLICATE, Result.ACTED_ON, Result.DUPLICATE]
-    assert evaluated.event_ids == [("ann", "1")]
+    assert evaluated.state.seen.ids == {"1": TODAY}
+    again = evaluate(carts, evaluated.state, [event("purchase", "1"), event("purchase", "2")], set())
+    assert again.results == [Result.DUPLICATE, Result.ACTED_ON]
 
 
 def test_only_duplicates_write_nothing(carts, event) -> None:
@@ -128,7 +143,7 @@ def test_a_version_that_is_not_known_here_comes_again_later(
     timer = TimerArrival("ann", "cart", TimerInput(state.standings["cart"].enrollment.timer_id, NOW_US))
     evaluated = evaluate(newer, state, [event("purchase", "2"), timer, description(a=1)], set())
     assert evaluated.results == [Result.LATER] * 3
-    assert (evaluated.write, evaluated.event_ids, evaluated.effects) == (None, [], [])
+    assert (evaluated.write, evaluated.state.seen.ids, evaluated.effects) == (None, {"1": TODAY}, [])
     ended = evaluate(make_book(), state, [timer], set())
     assert ended.results == [Result.LATER]
 

@@ -9,6 +9,7 @@ Refuses to wait for ever: a drain takes `drain_seconds` at most, and a second si
 """
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ _log = structlog.get_logger()
 
 _STOP_SECONDS = 10.0
 _LEAST_DRAIN_SECONDS = 1.0
+_YOUNG_OBJECTS = 50_000
 
 
 class Component(Protocol):
@@ -152,12 +154,24 @@ async def serve(spec: ServiceSpec) -> None:
             _log.info("stopped", why="signal during the start")
             return
         starting.result()
+        _calm_collector()
         await waiting
         await service.stop()
     finally:
         waiting.cancel()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+def _calm_collector() -> None:
+    """Has the garbage collector look for cycles seldom, and never at what was there when the service began.
+
+    Our hot paths make few cycles and very many objects: at Python's own thresholds a batch in a service with a full cache spends more
+    time on looking than on working.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS, 20, 50)
 
 
 async def _bounded(what: str, name: str, action: Callable[[], Awaitable[None]], seconds: float) -> None:

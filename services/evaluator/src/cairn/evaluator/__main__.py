@@ -86,8 +86,8 @@ def _lanes(
         writer=writer,
         batch_size=settings.batch_size,
         backlog=settings.lane_backlog,
-        cached_profiles=settings.cached_profiles // database.bucket_count,
-        dedup_us=settings.dedup_days * DAY_US,
+        cache_bytes=settings.cache_megabytes * 1_000_000 // database.bucket_count,
+        dedup_days=settings.dedup_days,
     )
     lane = partial(
         Lane, pool=database.pool, book=book, relay=relay, settings=shared, reload_journeys=watch.reload

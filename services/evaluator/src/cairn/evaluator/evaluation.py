@@ -1,7 +1,6 @@
 """Owns what a batch does to one profile: runs the machine over its arrivals, in order. No I/O, no clock."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence, Set
 from hashlib import blake2b
 from typing import Any
 
@@ -20,8 +19,10 @@ from cairn.evaluator.inputs import (
     TimerArrival,
 )
 from cairn.evaluator.recent import RecentInput, remember
+from cairn.evaluator.seen import NOTHING, Seen
+from cairn.evaluator.seen import remember as remember_seen
 from cairn.evaluator.store import ProfileRow, ProfileWrite, RowKind, TimelineRow, to_json
-from cairn.evaluator.wire import MAX_ITEM_BYTES, Refused, too_large_profile
+from cairn.evaluator.wire import DAY_US, MAX_ITEM_BYTES, Refused, too_large_profile
 from cairn.journey.behavior import Track, Tracks
 from cairn.journey.dispatch import Dispatched, dispatch_event, dispatch_profile, dispatch_to
 from cairn.journey.machine import UnknownVersionError
@@ -41,22 +42,29 @@ _STANDINGS = msgspec.json.Decoder(dict[str, Standing])
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 _TRACKS = msgspec.json.Decoder(dict[str, Track])
 _RECENT = msgspec.json.Decoder(tuple[RecentInput, ...])
+_SEEN = msgspec.json.Decoder(Seen)
+
+_MEMORY_FOR_ITSELF = 1_200
+_MEMORY_FOR_A_BYTE = 4
+"""What a profile takes in memory, in bytes: for itself, and for each byte of its stored form. Measured, to about a third."""
 
 
-@dataclass(slots=True)
-class ProfileState:
+class ProfileState(msgspec.Struct):
     """A profile in memory. `revision` is the stored one; 0 when there is no such profile. `standings` are by their ids,
-    `recent` are the last events that reached a journey and changed nothing in it."""
+    `recent` are the last events that reached a journey and changed nothing in it, `seen` tells which events were acted on.
+    `memory` is about what it takes, in bytes."""
 
     profile_id: str
     revision: int = 0
-    attributes: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, Any] = {}
     time_zone: str = ""
-    standings: dict[str, Standing] = field(default_factory=dict)
-    behavior: Tracks = field(default_factory=dict)
+    standings: dict[str, Standing] = {}
+    behavior: Tracks = {}
     recent: tuple[RecentInput, ...] = ()
     update_us: int = 0
     """When it was stored; 0 when it never was."""
+    seen: Seen = NOTHING
+    memory: int = _MEMORY_FOR_ITSELF
 
 
 def decode_profile(row: ProfileRow) -> ProfileState:
@@ -70,6 +78,9 @@ def decode_profile(row: ProfileRow) -> ProfileState:
         _TRACKS.decode(row.behavior) if row.behavior else {},
         _RECENT.decode(row.recent) if row.recent else (),
         row.update_us,
+        # Of one that was written before ids stood with profiles, all that it has seen is in the table.
+        _SEEN.decode(row.seen) if row.seen else Seen({}, row.update_us // DAY_US),
+        _MEMORY_FOR_ITSELF + _MEMORY_FOR_A_BYTE * row.stored_bytes,
     )
 
 
@@ -78,30 +89,38 @@ def decode_standings(text: str) -> dict[str, Standing]:
     return _STANDINGS.decode(text)
 
 
-@dataclass(slots=True)
-class Evaluated:
+class Evaluated(msgspec.Struct):
     """What came of a profile's arrivals. `state` is the profile afterwards, with the revision it will have if `write` wins;
-    `write` is None when nothing is to be stored. `results` has one for each arrival; `effects` come with their standing's id."""
+    `write` is None when nothing is to be stored. `results` has one for each arrival; `effects` come with their standing's id; `spilled` are
+    (profile_id, event_id) pairs that no longer stand with the profile; `later` says that a version was not known."""
 
     state: ProfileState
     results: list[Result | Refused]
     write: ProfileWrite | None = None
-    event_ids: list[tuple[str, str]] = field(default_factory=list)
-    effects: list[tuple[str, Sequence[Effect]]] = field(default_factory=list)
-    transitions: list[Transition] = field(default_factory=list)
-    receipts: list[TimelineRow] = field(default_factory=list)
+    spilled: list[tuple[str, str]] = []
+    effects: list[tuple[str, Sequence[Effect]]] = []
+    transitions: list[Transition] = []
+    receipts: list[TimelineRow] = []
+    later: bool = False
 
 
 def evaluate(
-    book: JourneyBook, state: ProfileState, arrivals: Sequence[Arrival], seen: set[tuple[str, str]]
+    book: JourneyBook,
+    state: ProfileState,
+    arrivals: Sequence[Arrival],
+    seen: Set[tuple[str, str]],
+    now_us: int,
+    oldest_day: int,
 ) -> Evaluated:
-    """Runs a profile's arrivals in order. `state` is left as it is; `seen` holds (profile_id, event_id) pairs that were
-    acted on before. A failure of the machine is the result of its arrival alone."""
-    return _Evaluation(book, state).run(arrivals, seen)
+    """Runs a profile's arrivals in order. `state` is left as it is; `seen` holds the (profile_id, event_id) pairs that the table knows;
+    `oldest_day` is the first day of arrival that is still known. A failure of the machine is the result of its arrival alone."""
+    return _Evaluation(book, state).run(arrivals, seen, now_us, oldest_day)
 
 
 class _Evaluation:
     """One profile in one batch. Copies what it changes."""
+
+    __slots__ = ("before", "changed", "event_ids", "live", "out", "profile", "recent", "standings")
 
     def __init__(self, book: JourneyBook, state: ProfileState) -> None:
         self.live = book.live
@@ -110,29 +129,35 @@ class _Evaluation:
         self.recent = state.recent
         self.profile = Profile(state.profile_id, state.attributes, state.time_zone, state.behavior)
         self.changed = False
+        self.event_ids: list[str] = []
         self.out = Evaluated(state, [])
 
-    def run(self, arrivals: Sequence[Arrival], seen: set[tuple[str, str]]) -> Evaluated:
-        profile_id = self.before.profile_id
+    def run(
+        self, arrivals: Sequence[Arrival], seen: Set[tuple[str, str]], now_us: int, oldest_day: int
+    ) -> Evaluated:
         for arrival in arrivals:
-            if isinstance(arrival, EventArrival):
-                pair = (profile_id, arrival.event.event_id)
-                if pair in seen:
-                    self.out.results.append(Result.DUPLICATE)
-                    continue
-            result = self.one(arrival)
-            if result is Result.ACTED_ON and isinstance(arrival, EventArrival):
-                seen.add((profile_id, arrival.event.event_id))
-            self.out.results.append(result)
+            if type(arrival) is EventArrival and self.is_known(arrival.event.event_id, seen):
+                self.out.results.append(Result.DUPLICATE)
+            else:
+                self.out.results.append(self.one(arrival))
         if self.changed:
-            self.finish()
+            self.finish(now_us // DAY_US, oldest_day)
         return self.out
+
+    def is_known(self, event_id: str, seen: Set[tuple[str, str]]) -> bool:
+        """Whether an event was acted on before."""
+        return (
+            event_id in self.before.seen.ids
+            or event_id in self.event_ids
+            or (bool(seen) and (self.before.profile_id, event_id) in seen)
+        )
 
     def one(self, arrival: Arrival) -> Result | Refused:
         """One arrival, all or nothing: the machine works on copies, so that a failure leaves nothing behind."""
         try:
             return self.take(arrival)
         except UnknownVersionError:
+            self.out.later = True
             return Result.LATER
         except Refused as refusal:
             return refusal
@@ -160,7 +185,7 @@ class _Evaluation:
         self.apply(done)
         for journey_id in done.quiet:
             self.recent = remember(self.recent, journey_id, arrival.event)
-        self.out.event_ids.append((arrival.profile_id, arrival.event.event_id))
+        self.event_ids.append(arrival.event.event_id)
         self.changed = True
         return Result.ACTED_ON
 
@@ -207,26 +232,35 @@ class _Evaluation:
         if done.unserved:
             # Published as one set, but not all of it has come yet.
             raise UnknownVersionError(done.unserved[0])
-        for journey_id, failures in done.failures.items():
-            metrics.CRITERIA_FAILED.labels(journey_id).inc(failures)
+        if done.failures:
+            for journey_id, failures in done.failures.items():
+                metrics.CRITERIA_FAILED.labels(journey_id).inc(failures)
         self.profile = done.profile
-        self.out.effects += [each for each in done.effects if each[1]]
-        self.out.transitions += done.transitions
+        if done.effects:
+            self.out.effects += done.effects
+        if done.transitions:
+            self.out.transitions += done.transitions
+        if not done.standings:
+            return False
         for standing_id, standing in done.standings.items():
             if standing is None:
                 self.standings.pop(standing_id, None)
             else:
                 self.standings[standing_id] = standing
-        if done.standings:
-            self.changed = True
-        return bool(done.standings)
+        self.changed = True
+        return True
 
-    def finish(self) -> None:
+    def finish(self, day: int, oldest_day: int) -> None:
+        """Makes what is to be written of what came out."""
         before, profile = self.before, self.profile
         revision = before.revision + 1
-        attributes = dict(profile.attributes)
         described = profile.attributes is not before.attributes
-        self.out.write = ProfileWrite(
+        attributes = dict(profile.attributes) if described else before.attributes
+        seen = before.seen
+        if self.event_ids:
+            seen, moved = remember_seen(seen, self.event_ids, day, oldest_day)
+            self.out.spilled = [(profile.profile_id, event_id) for event_id in moved]
+        write = self.out.write = ProfileWrite(
             profile.profile_id,
             revision,
             to_json(attributes) if described or revision == 1 else None,
@@ -235,24 +269,32 @@ class _Evaluation:
             to_json(profile.behavior) if profile.behavior is not before.behavior else None,
             to_json(self.recent) if self.recent is not before.recent else None,
             held_in(self.standings),
+            # Also when nothing was seen: that the table need not be asked.
+            to_json(seen) if self.event_ids or revision == 1 else None,
         )
         self.out.state = ProfileState(
             profile.profile_id,
             revision,
-            attributes if described else before.attributes,
+            attributes,
             profile.time_zone,
             self.standings,
             profile.behavior,
             self.recent,
+            0,
+            seen,
+            # What stays as it was counts as it did.
+            max(before.memory, _MEMORY_FOR_ITSELF + _MEMORY_FOR_A_BYTE * write.stored_bytes),
         )
 
 
 def held_in(standings: Mapping[str, Standing]) -> list[str] | None:
     """The journeys whose pause holds something: a step, an entry, or a wake-up that came meanwhile. None where nothing is held."""
-    found = {
-        standing_id.partition("/")[0] for standing_id, standing in standings.items() if _is_held(standing)
-    }
-    return sorted(found) or None
+    found = None
+    for standing_id, standing in standings.items():
+        if _is_held(standing):
+            found = found or set()
+            found.add(standing_id.partition("/")[0])
+    return sorted(found) if found else None
 
 
 def _is_held(standing: Standing) -> bool:

@@ -3,23 +3,22 @@
 import asyncio
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from cairn.evaluator.wire import Refused
 from cairn.journey.state import EventInput, LifeInput, ReceiptInput, TimerInput
 
 
-@dataclass(frozen=True, slots=True)
-class EventArrival:
+class EventArrival(msgspec.Struct, frozen=True):
     """A checked event that concerns a journey."""
 
     profile_id: str
     event: EventInput
 
 
-@dataclass(frozen=True, slots=True)
-class TimerArrival:
+class TimerArrival(msgspec.Struct, frozen=True):
     """A due timer; `standing_id` is the payload that it was scheduled with."""
 
     profile_id: str
@@ -27,8 +26,7 @@ class TimerArrival:
     timer: TimerInput
 
 
-@dataclass(frozen=True, slots=True)
-class LifeArrival:
+class LifeArrival(msgspec.Struct, frozen=True):
     """An operator paused, resumed or ended a journey that the profile stands somehow with."""
 
     profile_id: str
@@ -36,8 +34,7 @@ class LifeArrival:
     life: LifeInput
 
 
-@dataclass(frozen=True, slots=True)
-class ReceiptArrival:
+class ReceiptArrival(msgspec.Struct, frozen=True):
     """The fate of an activation; `entry` is what the profile's timeline shall say of it, as a JSON text."""
 
     profile_id: str
@@ -47,8 +44,7 @@ class ReceiptArrival:
     entry: str
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileArrival:
+class ProfileArrival(msgspec.Struct, frozen=True):
     """A description of a profile: attributes to merge (None removes), or to `replace` all there are."""
 
     profile_id: str
@@ -73,26 +69,24 @@ class Result(enum.Enum):
     """The machine failed on it: a defect, which is logged."""
 
 
-@dataclass(slots=True, eq=False)
 class Submission:
     """Arrivals of one call for one lane. `done` is resolved with a result, or a refusal, for each when all are durable;
     it fails as a whole when they may not be."""
 
-    arrivals: Sequence[Arrival]
-    done: asyncio.Future[list[Result | Refused]]
-    results: list[Result | Refused | None] = field(default_factory=list)
-    missing: int = 0
+    __slots__ = ("arrivals", "done", "missing", "results")
 
-    def __post_init__(self) -> None:
-        self.results = [None] * len(self.arrivals)
-        self.missing = len(self.arrivals)
+    def __init__(self, arrivals: Sequence[Arrival], done: asyncio.Future[list[Result | Refused]]) -> None:
+        self.arrivals = arrivals
+        self.done = done
+        self.results: list[Result | Refused] = [Result.FAILED] * len(arrivals)
+        self.missing = len(arrivals)
 
     def settle(self, index: int, result: Result | Refused) -> None:
         """Notes one result; the last one answers the caller."""
         self.results[index] = result
         self.missing -= 1
-        if self.missing == 0 and not self.done.done():
-            self.done.set_result([each for each in self.results if each is not None])
+        if not self.missing and not self.done.done():
+            self.done.set_result(self.results)
 
     def fail(self, error: BaseException) -> None:
         """Fails as a whole, once."""
@@ -100,18 +94,5 @@ class Submission:
             self.done.set_exception(error)
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One arrival in a lane, and where its result belongs."""
-
-    submission: Submission
-    index: int
-
-    @property
-    def arrival(self) -> Arrival:
-        """What arrived."""
-        return self.submission.arrivals[self.index]
-
-    def settle(self, result: Result | Refused) -> None:
-        """Notes the result."""
-        self.submission.settle(self.index, result)
+Part = tuple[Submission, Sequence[int]]
+"""What waits in a lane: arrivals of a submission, by their places in it."""

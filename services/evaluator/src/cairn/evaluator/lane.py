@@ -1,6 +1,6 @@
 """Owns the hot path: a lane takes what arrived for its bucket while its last batch was committing, and commits it as one.
 
-One profile, one lane, in order. A batch costs two reads at most and one transaction, however many inputs it holds.
+One profile, one lane, in order. A batch costs two reads at most and one statement that writes, however many inputs it holds.
 The commit is the acknowledgement; effects leave after it.
 """
 
@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 import structlog
@@ -27,17 +27,13 @@ from cairn.evaluator.evaluation import (
 from cairn.evaluator.inputs import (
     Arrival,
     EventArrival,
-    Item,
-    LifeArrival,
-    ProfileArrival,
-    ReceiptArrival,
+    Part,
     Result,
     Submission,
-    TimerArrival,
 )
 from cairn.evaluator.relay import Relay
-from cairn.evaluator.wire import MAX_AHEAD_US, Outgoing, Refused
-from cairn.journey.state import Kind
+from cairn.evaluator.tally import Tally
+from cairn.evaluator.wire import DAY_US, MAX_AHEAD_US, Outgoing
 from cairn.postgres.pool import Pool, is_unavailable, translate_errors
 from cairn.runtime.clock import now_us
 from cairn.runtime.drain import stopping
@@ -49,11 +45,18 @@ _RETRY_SECONDS = 0.2
 
 
 class ProfileCache:
-    """The profiles that a lane keeps in memory, least recently used out first. It may be stale, never wrong: the swap tells."""
+    """The profiles that a lane keeps in memory, least recently used out first, at most `capacity` bytes by their own count. It may be
+    stale, never wrong: the swap tells."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._states: OrderedDict[str, ProfileState] = OrderedDict()
+        self._bytes = 0
+
+    @property
+    def bytes(self) -> int:
+        """What the profiles take, about."""
+        return self._bytes
 
     def get(self, profile_id: str) -> ProfileState | None:
         """The profile as it was last seen, or None."""
@@ -64,36 +67,44 @@ class ProfileCache:
 
     def put(self, state: ProfileState) -> None:
         """Keeps a profile that was read or written."""
+        before = self._states.pop(state.profile_id, None)
         self._states[state.profile_id] = state
-        self._states.move_to_end(state.profile_id)
-        if len(self._states) > self._capacity:
-            self._states.popitem(last=False)
+        self._bytes += state.memory - (before.memory if before is not None else 0)
+        while self._bytes > self._capacity:
+            _, oldest = self._states.popitem(last=False)
+            self._bytes -= oldest.memory
 
     def drop(self, profile_ids: Iterable[str]) -> None:
         """Forgets profiles."""
         for profile_id in profile_ids:
-            self._states.pop(profile_id, None)
+            state = self._states.pop(profile_id, None)
+            if state is not None:
+                self._bytes -= state.memory
 
 
-@dataclass(slots=True)
 class _Share:
-    """What one profile has in a batch. `verified` says that its state was read for this batch, not found in the cache."""
+    """What one profile has in a batch: its arrivals, and where the result of each belongs. `verified` says that its state was read for this
+    batch, not found in the cache."""
 
-    items: list[Item] = field(default_factory=list)
-    state: ProfileState | None = None
-    verified: bool = True
-    evaluated: Evaluated | None = None
+    __slots__ = ("arrivals", "evaluated", "places", "state", "verified")
+
+    def __init__(self) -> None:
+        self.arrivals: list[Arrival] = []
+        self.places: list[tuple[Submission, int]] = []
+        self.state: ProfileState | None = None
+        self.verified = True
+        self.evaluated: Evaluated | None = None
 
 
 @dataclass(frozen=True)
 class LaneSettings:
-    """What all lanes share: the writer's id, sizes, and how long an event id is known again, in microseconds."""
+    """What all lanes share: the writer's id, sizes (of the cache in bytes), and how many days an event id is known again."""
 
     writer: int
     batch_size: int
     backlog: int
-    cached_profiles: int
-    dedup_us: int
+    cache_bytes: int
+    dedup_days: int
 
 
 class Lane:
@@ -114,9 +125,10 @@ class Lane:
         self._relay = relay
         self._settings = settings
         self._reload_journeys = reload_journeys
-        self._waiting: deque[Item] = deque()
+        self._waiting: deque[Part] = deque()
+        self._count = 0
         self._wake = asyncio.Event()
-        self._cache = ProfileCache(settings.cached_profiles)
+        self._cache = ProfileCache(settings.cache_bytes)
         self._sequence = 0
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -125,12 +137,14 @@ class Lane:
     @property
     def is_full(self) -> bool:
         """Whether nothing more should be put into the lane for now."""
-        return len(self._waiting) >= self._settings.backlog
+        return self._count >= self._settings.backlog
 
     def submit(self, submission: Submission) -> None:
         """Puts arrivals behind those that wait."""
-        self._waiting.extend(Item(submission, index) for index in range(len(submission.arrivals)))
-        self._backlog.set(len(self._waiting))
+        count, most = len(submission.arrivals), self._settings.batch_size
+        for start in range(0, count, most):
+            self._waiting.append((submission, range(start, min(start + most, count))))
+        self._count += count
         self._wake.set()
 
     def start(self) -> None:
@@ -149,61 +163,68 @@ class Lane:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
-        for item in self._waiting:
-            item.submission.fail(stopping())
+        for submission, _ in self._waiting:
+            submission.fail(stopping())
 
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
             while self._waiting:
-                size = min(len(self._waiting), self._settings.batch_size)
-                items = [self._waiting.popleft() for _ in range(size)]
-                self._backlog.set(len(self._waiting))
-                await self._process(items)
+                await self._process(self._take())
             if self._stopping:
                 return
             self._wake.clear()
 
-    async def _process(self, items: list[Item]) -> None:
+    def _take(self) -> list[Part]:
+        """What makes the next batch: all that waits, up to the size of one."""
+        parts = [self._waiting.popleft()]
+        count = len(parts[0][1])
+        while self._waiting and count + len(self._waiting[0][1]) <= self._settings.batch_size:
+            parts.append(self._waiting.popleft())
+            count += len(parts[-1][1])
+        self._count -= count
+        self._backlog.set(self._count)
+        metrics.BATCH_INPUTS.observe(count)
+        return parts
+
+    async def _process(self, parts: list[Part]) -> None:
         """One batch from its first read to its answers. A failure is told to its callers; the lane goes on."""
         began = time.perf_counter()
         self._sequence += 1
         try:
             with translate_errors():
-                again = await self._commit(items)
+                again = await self._commit(parts)
         except Exception as error:  # noqa: BLE001 - told to the callers, who come again with the same ids
-            await self._fail(items, error)
+            await self._fail(parts, error)
             return
-        metrics.BATCH_INPUTS.observe(len(items))
         metrics.BATCH_SECONDS.observe(time.perf_counter() - began)
         self._waiting.extendleft(reversed(again))
+        self._count += sum(len(indexes) for _, indexes in again)
 
-    async def _commit(self, items: list[Item]) -> list[Item]:
-        """Writes what the batch does, answers what is durable, and returns the items that have to run again."""
+    async def _commit(self, parts: list[Part]) -> list[Part]:
+        """Writes what the batch does, answers what is durable, and returns what has to run again."""
         now = now_us()
-        shares = self._shares(items)
+        shares = _shares(parts)
         await self._load(shares)
         seen = await self._seen(shares, now)
+        book, oldest_day, later = self._book, self._oldest_day(now), False
         for share in shares.values():
             assert share.state is not None
-            share.evaluated = evaluate(self._book, share.state, [item.arrival for item in share.items], seen)
-            if share.evaluated.write is not None:
-                stamp(share.evaluated, share.state, now)
-        if _has_result(shares, Result.LATER):
+            evaluated = share.evaluated = evaluate(book, share.state, share.arrivals, seen, now, oldest_day)
+            if evaluated.write is not None:
+                stamp(evaluated, share.state, now)
+            later |= evaluated.later
+        if later:
             await self._reload_journeys()
         won, row = await self._write(shares, now)
         if row is not None and not row.is_empty:
             self._relay.send(self.bucket, row)
         return self._answer(shares, won)
 
-    def _shares(self, items: list[Item]) -> dict[str, _Share]:
-        shares: dict[str, _Share] = {}
-        for item in items:
-            profile_id = item.arrival.profile_id
-            if profile_id not in shares:
-                shares[profile_id] = _Share()
-            shares[profile_id].items.append(item)
-        return shares
+    def _oldest_day(self, now: int) -> int:
+        """The day from which on arrivals are known again: an event may be five minutes ahead when it arrives, so that it is too old that
+        much later."""
+        return (now - MAX_AHEAD_US) // DAY_US - self._settings.dedup_days
 
     async def _load(self, shares: dict[str, _Share]) -> None:
         missing = []
@@ -222,83 +243,99 @@ class Lane:
             except msgspec.DecodeError as error:
                 # Written by a newer version, or damaged: it must not stop those that share its batch.
                 log.error("profile_not_understood", bucket=self.bucket, error=type(error).__name__)
-                for item in shares.pop(row.profile_id).items:
-                    item.settle(Result.FAILED)
+                for submission, index in shares.pop(row.profile_id).places:
+                    submission.settle(index, Result.FAILED)
 
     async def _seen(self, shares: dict[str, _Share], now: int) -> set[tuple[str, str]]:
-        """Which events were acted on before. A profile that does not exist has seen none."""
+        """Which events were acted on before and stand in the table, not with their profile."""
+        oldest_day = self._oldest_day(now)
         pairs = [
-            (profile_id, item.arrival.event.event_id)
+            (profile_id, arrival.event.event_id)
             for profile_id, share in shares.items()
-            if share.state is not None and share.state.revision
-            for item in share.items
-            if isinstance(item.arrival, EventArrival)
+            if share.state is not None and share.state.seen.needs_table(oldest_day)
+            for arrival in share.arrivals
+            if isinstance(arrival, EventArrival)
         ]
         if not pairs:
             return set()
-        # An event may be that much ahead when it arrives, so that it is too old that much later.
-        since = now - self._settings.dedup_us - MAX_AHEAD_US
-        return await store.find_seen(self._pool, self.bucket, pairs, since)
+        return await store.find_seen(self._pool, self.bucket, pairs, oldest_day * DAY_US)
 
     async def _write(self, shares: dict[str, _Share], now: int) -> tuple[set[str], store.OutboxRow | None]:
-        """One transaction: the swaps in the order of their keys, then what goes with those that were won. Returns who won,
-        and the effects as they were committed."""
+        """One transaction: the swaps in the order of their keys, then what goes with those that were won. Returns who won, and the effects
+        as they were committed."""
         done = [share.evaluated for _, share in sorted(shares.items()) if share.evaluated is not None]
         writes = [each.write for each in done if each.write is not None]
         receipts = [row for each in done for row in each.receipts]
         if not writes and not receipts:
             return set(), None
-        outgoing, appendix = Outgoing(), store.Appendix(timeline=receipts)
+        everybody = {write.profile_id for write in writes}
+        appendix = self._appendix(done, everybody, receipts)
+        # Nearly always nobody else had a profile of the batch: then all is one statement, and one round trip.
+        if await store.write_batch(self._pool, self.bucket, writes, appendix, now):
+            return everybody, appendix.outbox
         async with self._pool.acquire() as connection, connection.transaction():
-            won = await store.swap_profiles(connection, self.bucket, writes) if writes else set()
-            for each in done:
-                if each.state.profile_id not in won:
-                    continue
-                appendix.event_ids += each.event_ids
-                if each.transitions:
-                    appendix.timeline.append(transitions_row(each))
-                for journey_id, effects in each.effects:
-                    outgoing.add(each.state.profile_id, journey_id, effects)
-            appendix.outbox = outgoing.to_row(self._settings.writer, self._sequence)
+            won = await store.swap_profiles(connection, self.bucket, writes)
+            appendix = self._appendix(done, won, receipts)
             await store.append(connection, self.bucket, appendix, now)
         return won, appendix.outbox
 
-    def _answer(self, shares: dict[str, _Share], won: set[str]) -> list[Item]:
+    def _appendix(
+        self, done: list[Evaluated], won: set[str], receipts: list[store.TimelineRow]
+    ) -> store.Appendix:
+        """What goes with the swaps that were won."""
+        outgoing, appendix = Outgoing(), store.Appendix(timeline=list(receipts))
+        for each in done:
+            if each.write is None or each.state.profile_id not in won:
+                continue
+            appendix.event_ids += each.spilled
+            if each.transitions:
+                appendix.timeline.append(transitions_row(each))
+            for standing_id, effects in each.effects:
+                outgoing.add(each.state.profile_id, standing_id, effects)
+        appendix.outbox = outgoing.to_row(self._settings.writer, self._sequence)
+        return appendix
+
+    def _answer(self, shares: dict[str, _Share], won: set[str]) -> list[Part]:
         """Settles what is durable; what is not has lost its swap, or was judged by a state that may be stale."""
-        again: list[Item] = []
+        again: list[Part] = []
+        tally = Tally()
         for profile_id, share in shares.items():
             evaluated = share.evaluated
             assert evaluated is not None
-            if evaluated.write is not None and profile_id not in won:
+            lost = evaluated.write is not None and profile_id not in won
+            if lost:
                 metrics.SWAPS_LOST.inc()
-                self._cache.drop((profile_id,))
-                again += share.items
-                continue
-            verified = share.verified or evaluated.write is not None
             # What was seen before was read for this batch; all else without a write was judged by the state alone.
-            if not verified and any(result is not Result.DUPLICATE for result in evaluated.results):
+            unsure = (
+                not share.verified
+                and evaluated.write is None
+                and any(result is not Result.DUPLICATE for result in evaluated.results)
+            )
+            if lost or unsure:
                 self._cache.drop((profile_id,))
-                again += share.items
+                again += [(submission, (index,)) for submission, index in share.places]
                 continue
             self._cache.put(evaluated.state)
-            _count(evaluated)
-            for item, result in zip(share.items, evaluated.results, strict=True):
-                _observe(item.arrival, result)
-                item.settle(result)
+            tally.add(share.arrivals, evaluated)
+            for (submission, index), result in zip(share.places, evaluated.results, strict=True):
+                submission.settle(index, result)
+        tally.tell(now_us())
         return again
 
-    async def _fail(self, items: list[Item], error: Exception) -> None:
+    async def _fail(self, parts: list[Part], error: Exception) -> None:
         """After a failed commit it is not known whether it took effect: what it may have written is read back first."""
         metrics.BATCHES_FAILED.inc()
-        self._cache.drop({item.arrival.profile_id for item in items})
+        self._cache.drop(
+            {submission.arrivals[index].profile_id for submission, indexes in parts for index in indexes}
+        )
         if not isinstance(error, CairnError):
             log.error("lane_failed", bucket=self.bucket, exc_info=error)
             error = CairnError(
                 ErrorReason.ERROR_REASON_INTERNAL,
                 "The batch failed on a defect of ours, and the log tells more; it may yet have taken effect.",
             )
-        for item in items:
-            item.submission.fail(error)
+        for submission, _ in parts:
+            submission.fail(error)
         while not self._stopping:
             try:
                 await self._relay.read_back(self.bucket, self._sequence)
@@ -308,31 +345,22 @@ class Lane:
                     log.error("lane_read_back_failed", bucket=self.bucket, exc_info=again)
                     return
             # Those who came meanwhile are told at once rather than kept waiting.
-            for item in self._waiting:
-                item.submission.fail(error)
+            for submission, _ in self._waiting:
+                submission.fail(error)
             self._waiting.clear()
+            self._count = 0
             await asyncio.sleep(_RETRY_SECONDS)
 
 
-def _has_result(shares: dict[str, _Share], wanted: Result) -> bool:
-    return any(wanted in share.evaluated.results for share in shares.values() if share.evaluated)
-
-
-def _count(evaluated: Evaluated) -> None:
-    for transition in evaluated.transitions:
-        metrics.TRANSITIONS.labels(transition.journey_id, Kind(transition.kind).name).inc()
-
-
-def _observe(arrival: Arrival, result: Result | Refused) -> None:
-    metrics.INPUTS.labels(_KINDS[type(arrival)]).inc()
-    if isinstance(arrival, TimerArrival) and result is Result.ACTED_ON:
-        metrics.TIMER_LATENESS.observe(max(0, now_us() - arrival.timer.time_us) / 1_000_000)
-
-
-_KINDS: dict[type[Arrival], str] = {
-    EventArrival: "event",
-    TimerArrival: "timer",
-    LifeArrival: "life",
-    ReceiptArrival: "receipt",
-    ProfileArrival: "profile",
-}
+def _shares(parts: list[Part]) -> dict[str, _Share]:
+    """The arrivals of a batch by profile, in order."""
+    shares: dict[str, _Share] = {}
+    for submission, indexes in parts:
+        for index in indexes:
+            arrival = submission.arrivals[index]
+            share = shares.get(arrival.profile_id)
+            if share is None:
+                share = shares[arrival.profile_id] = _Share()
+            share.arrivals.append(arrival)
+            share.places.append((submission, index))
+    return shares

@@ -55,10 +55,11 @@ class Scheduler:
 
     async def deliver(self, rows: Sequence[OutboxRow]) -> list[Refusal]:
         # Serialized messages put one behind the other are one message, with the lists put one behind the other.
-        timers = scheduler_pb2.ScheduleTimersRequest.FromString(_joined(row.schedule for row in rows)).timers
-        keys = scheduler_pb2.CancelTimersRequest.FromString(_joined(row.cancel for row in rows)).timers
-        refusals = await _hand_over("schedule", timers, self._schedule)
-        return refusals + await _hand_over("cancel", keys, self._cancel)
+        schedule, cancel = _joined(row.schedule for row in rows), _joined(row.cancel for row in rows)
+        timers = scheduler_pb2.ScheduleTimersRequest.FromString(schedule).timers
+        keys = scheduler_pb2.CancelTimersRequest.FromString(cancel).timers
+        refusals = await _hand_over("schedule", timers, len(schedule), self._schedule)
+        return refusals + await _hand_over("cancel", keys, len(cancel), self._cancel)
 
     async def _schedule(self, timers: Sequence[scheduler_pb2.Timer]) -> list[Refusal]:
         request = scheduler_pb2.ScheduleTimersRequest(timers=timers)
@@ -88,15 +89,12 @@ class Activation:
         return tuple(part for part in (row.activate, row.withdraw) if part)
 
     async def deliver(self, rows: Sequence[OutboxRow]) -> list[Refusal]:
-        activations = activation_pb2.ActivateRequest.FromString(
-            _joined(row.activate for row in rows)
-        ).activations
-        withdrawals = activation_pb2.WithdrawRequest.FromString(
-            _joined(row.withdraw for row in rows)
-        ).withdrawals
+        activate, withdraw = _joined(row.activate for row in rows), _joined(row.withdraw for row in rows)
+        activations = activation_pb2.ActivateRequest.FromString(activate).activations
+        withdrawals = activation_pb2.WithdrawRequest.FromString(withdraw).withdrawals
         # Withdrawals first: what is asked for and taken back in one go must not leave in between.
-        refusals = await _hand_over("withdraw", withdrawals, self._withdraw)
-        return refusals + await _hand_over("activate", activations, self._activate)
+        refusals = await _hand_over("withdraw", withdrawals, len(withdraw), self._withdraw)
+        return refusals + await _hand_over("activate", activations, len(activate), self._activate)
 
     async def _activate(self, activations: Sequence[activation_pb2.Activation]) -> list[Refusal]:
         request = activation_pb2.ActivateRequest(activations=activations)
@@ -118,10 +116,13 @@ class Activation:
 
 
 async def _hand_over(
-    kind: str, items: Sequence[Any], call: Callable[[Sequence[Any]], Awaitable[list[Refusal]]]
+    kind: str, items: Sequence[Any], size: int, call: Callable[[Sequence[Any]], Awaitable[list[Refusal]]]
 ) -> list[Refusal]:
+    """Hands over items that have `size` bytes together: as one call where they fit one, which they mostly do."""
     refusals: list[Refusal] = []
-    for chunk in _chunks(items):
+    for chunk in [items] if size <= MAX_BYTES and len(items) <= MAX_ITEMS else _chunks(items):
+        if not chunk:
+            continue
         refused = await _call(chunk, call)
         metrics.EFFECTS_REFUSED.labels(kind).inc(len(refused))
         metrics.EFFECTS_SENT.labels(kind).inc(len(chunk) - len(refused))

@@ -45,11 +45,11 @@ class EvaluatorSettings(ServiceSettings):
         le=1_000_000,
         description="Most inputs that wait in one lane; beyond, calls are refused as OVERLOADED.",
     )
-    cached_profiles: int = Field(
-        20_000,
+    cache_megabytes: int = Field(
+        64,
         ge=0,
-        le=10_000_000,
-        description="Most profiles that are kept in memory, of all lanes together.",
+        le=100_000,
+        description="Most memory for profiles that are kept in memory, of all lanes together, in MB of 1,000,000 bytes.",
     )
     peer_deadline_seconds: float = Field(
         10.0, gt=0, le=300, description="How long one call to another service may take, in seconds."

@@ -22,9 +22,8 @@ class RowKind(IntEnum):
     REFUSAL = 3
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileRow:
-    """A profile as stored; `attributes`, `standings`, `behavior` and `recent` are JSON texts, the last two may be empty."""
+class ProfileRow(msgspec.Struct, frozen=True, gc=False):
+    """A profile as stored; `attributes`, `standings`, `behavior`, `recent` and `seen` are JSON texts, the last three may be empty."""
 
     profile_id: str
     revision: int
@@ -34,11 +33,22 @@ class ProfileRow:
     update_us: int
     behavior: str = ""
     recent: str = ""
+    seen: str = ""
+
+    @property
+    def stored_bytes(self) -> int:
+        """How long all of it is."""
+        return (
+            len(self.attributes)
+            + len(self.standings)
+            + len(self.behavior)
+            + len(self.recent)
+            + len(self.seen)
+        )
 
 
-@dataclass(slots=True)
-class ProfileWrite:
-    """A profile as it shall be: `revision` is one more than what was read; `attributes`, `behavior` and `recent` None when they stay.
+class ProfileWrite(msgspec.Struct, gc=False):
+    """A profile as it shall be: `revision` is one more than what was read; `attributes`, `behavior`, `recent` and `seen` None when they stay.
 
     `held_in` are the journeys in whose pause something of it is held, None where nothing is; `update_us` is set by whoever writes.
     """
@@ -51,11 +61,23 @@ class ProfileWrite:
     behavior: str | None = None
     recent: str | None = None
     held_in: list[str] | None = None
+    seen: str | None = None
     update_us: int = 0
 
+    @property
+    def stored_bytes(self) -> int:
+        """How long what is written is."""
+        texts = (
+            self.attributes or "",
+            self.standings,
+            self.behavior or "",
+            self.recent or "",
+            self.seen or "",
+        )
+        return sum(map(len, texts))
 
-@dataclass(slots=True)
-class TimelineRow:
+
+class TimelineRow(msgspec.Struct, gc=False):
     """One row of a profile's timeline; `entries` is a JSON text."""
 
     profile_id: str
@@ -92,7 +114,7 @@ class Appendix:
 
 
 _LOAD_PROFILES = """
-SELECT profile_id, revision, attributes, time_zone, standings, update_time, behavior, recent
+SELECT profile_id, revision, attributes, time_zone, standings, update_time, behavior, recent, seen
 FROM profiles WHERE bucket = $1 AND profile_id = ANY($2::text[])
 """
 
@@ -123,12 +145,13 @@ async def find_seen(
 # The swap: an absent profile counts as revision 0. Rows come in the order of the arrays, which is the order of the keys, so that two
 # writers that meet cannot wait for each other in a ring.
 _SWAP = """
-INSERT INTO profiles AS p (bucket, profile_id, revision, attributes, time_zone, standings, behavior, recent, held_in,
+INSERT INTO profiles AS p (bucket, profile_id, revision, attributes, time_zone, standings, behavior, recent, held_in, seen,
     update_time)
-SELECT $1, u.profile_id, u.revision, u.attributes::json, u.time_zone, u.standings::json, u.behavior::json, u.recent::json,
-    string_to_array(u.held_in, ','), u.update_time
-FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::timestamptz[])
-    AS u (profile_id, revision, attributes, time_zone, standings, behavior, recent, held_in, update_time)
+SELECT $1, u.profile_id, u.revision, u.attributes, u.time_zone, u.standings, u.behavior, u.recent,
+    string_to_array(u.held_in, ','), u.seen, u.update_time
+FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
+    $11::timestamptz[])
+    AS u (profile_id, revision, attributes, time_zone, standings, behavior, recent, held_in, seen, update_time)
 ON CONFLICT (bucket, profile_id) DO UPDATE SET
     revision = excluded.revision,
     attributes = coalesce(excluded.attributes, p.attributes),
@@ -137,6 +160,7 @@ ON CONFLICT (bucket, profile_id) DO UPDATE SET
     behavior = coalesce(excluded.behavior, p.behavior),
     recent = coalesce(excluded.recent, p.recent),
     held_in = excluded.held_in,
+    seen = coalesce(excluded.seen, p.seen),
     update_time = excluded.update_time
 WHERE p.bucket = $1 AND p.revision = excluded.revision - 1
 RETURNING p.profile_id
@@ -148,9 +172,15 @@ async def swap_profiles(connection: AnyConnection, bucket: int, writes: Sequence
 
     `writes` are in the order of their ids, each id once.
     """
-    rows = await connection.fetch(
-        _SWAP,
-        bucket,
+    if not writes:
+        return set()
+    rows = await connection.fetch(_SWAP, bucket, *_swap_columns(writes))
+    return {row[0] for row in rows}
+
+
+def _swap_columns(writes: Sequence[ProfileWrite]) -> tuple[list[Any], ...]:
+    moments = _Moments()
+    return (
         [write.profile_id for write in writes],
         [write.revision for write in writes],
         [write.attributes for write in writes],
@@ -159,39 +189,81 @@ async def swap_profiles(connection: AnyConnection, bucket: int, writes: Sequence
         [write.behavior for write in writes],
         [write.recent for write in writes],
         [write.held_in and ",".join(write.held_in) for write in writes],
-        [to_datetime(write.update_us) for write in writes],
+        [write.seen for write in writes],
+        [moments[write.update_us] for write in writes],
     )
-    return {row[0] for row in rows}
 
 
-# One statement for all that goes with the swaps: a round trip is what costs.
-_APPEND = """
-WITH new_ids AS (
+class _Moments(dict[int, datetime]):
+    """Times as Postgres takes them; those of a batch are few."""
+
+    def __missing__(self, time_us: int) -> datetime:
+        moment = self[time_us] = to_datetime(time_us)
+        return moment
+
+
+# What goes with the swaps, as one statement: a round trip is what costs. The numbers of its parameters follow those of the swap where
+# both are one statement.
+_append_template = """
+WITH {first}new_ids AS (
     INSERT INTO event_ids (bucket, profile_id, event_id, arrival_time)
-    SELECT $1, u.profile_id, u.event_id, $4 FROM unnest($2::text[], $3::text[]) AS u (profile_id, event_id)
+    SELECT $1, u.profile_id, u.event_id, ${now} FROM unnest(${ids}::text[], ${events}::text[]) AS u (profile_id, event_id)
 ), new_rows AS (
     INSERT INTO timeline (bucket, profile_id, record_time, row_id, kind, entries)
-    SELECT $1, u.profile_id, u.record_time, u.row_id, u.kind, u.entries::json
-    FROM unnest($5::text[], $6::timestamptz[], $7::bigint[], $8::smallint[], $9::text[])
+    SELECT $1, u.profile_id, u.record_time, u.row_id, u.kind, u.entries
+    FROM unnest(${profiles}::text[], ${times}::timestamptz[], ${rows}::bigint[], ${kinds}::smallint[], ${entries}::text[])
         AS u (profile_id, record_time, row_id, kind, entries)
     ON CONFLICT DO NOTHING
+), new_outbox AS (
+    INSERT INTO outbox (bucket, writer, sequence, write_time, schedule, cancel, activate, withdraw)
+    SELECT $1, ${writer}, ${sequence}, ${now}, ${schedule}, ${cancel}, ${activate}, ${withdraw} WHERE ${filled}
 )
-INSERT INTO outbox (bucket, writer, sequence, write_time, schedule, cancel, activate, withdraw)
-SELECT $1, $10, $11, $4, $12, $13, $14, $15 WHERE $16
+{last}
 """
+_APPEND_PARAMETERS = (
+    "now", "ids", "events", "profiles", "times", "rows", "kinds", "entries", "writer", "sequence", "schedule", "cancel",
+    "activate", "withdraw", "filled",
+)  # fmt: skip
+
+
+def _append_statement(first: str, last: str, after: int) -> str:
+    numbers = {name: number for number, name in enumerate(_APPEND_PARAMETERS, after + 1)}
+    return _append_template.format(first=first, last=last, **numbers)
+
+
+_APPEND_ALONE = _append_statement("", "SELECT", 1)
+# A count that is not the one expected divides by zero, before anything else is written: the statement fails, and with it the swaps.
+_WRITE_BATCH = _append_statement(
+    f"swapped AS ({_SWAP}), ", "SELECT 1 / (count(*) = $27)::int FROM swapped", 11
+)
+
+
+async def write_batch(
+    pool: Pool, bucket: int, writes: Sequence[ProfileWrite], appendix: Appendix, now_us: int
+) -> bool:
+    """The swaps and what goes with them, all or nothing, as one statement; False when a swap was lost, and then nothing was written."""
+    try:
+        await pool.execute(
+            _WRITE_BATCH, bucket, *_swap_columns(writes), *_append_columns(appendix, now_us), len(writes)
+        )
+    except asyncpg.DivisionByZeroError:
+        return False
+    return True
 
 
 async def append(connection: AnyConnection, bucket: int, appendix: Appendix, now_us: int) -> None:
     """Writes what goes with the swaps, in the same transaction."""
-    rows, outbox = appendix.timeline, appendix.outbox or OutboxRow(0, 0)
-    await connection.execute(
-        _APPEND,
-        bucket,
+    await connection.execute(_APPEND_ALONE, bucket, *_append_columns(appendix, now_us))
+
+
+def _append_columns(appendix: Appendix, now_us: int) -> tuple[Any, ...]:
+    rows, outbox, moments = appendix.timeline, appendix.outbox or OutboxRow(0, 0), _Moments()
+    return (
+        to_datetime(now_us),
         [pair[0] for pair in appendix.event_ids],
         [pair[1] for pair in appendix.event_ids],
-        to_datetime(now_us),
         [row.profile_id for row in rows],
-        [to_datetime(row.record_us) for row in rows],
+        [moments[row.record_us] for row in rows],
         [row.row_id for row in rows],
         [row.kind for row in rows],
         [row.entries for row in rows],
@@ -268,7 +340,7 @@ async def settle_outbox(
 
 _INSERT_TIMELINE = """
 INSERT INTO timeline (bucket, profile_id, record_time, row_id, kind, entries)
-SELECT $1, u.profile_id, u.record_time, u.row_id, u.kind, u.entries::json
+SELECT $1, u.profile_id, u.record_time, u.row_id, u.kind, u.entries
 FROM unnest($2::text[], $3::timestamptz[], $4::bigint[], $5::smallint[], $6::text[])
     AS u (profile_id, record_time, row_id, kind, entries)
 ON CONFLICT DO NOTHING
@@ -303,11 +375,11 @@ async def read_timeline(
     return [TimelineRow(profile_id, from_datetime(row[0]), row[1], RowKind(row[2]), row[3]) for row in rows]
 
 
-# The text is searched, for Postgres can't read a document that holds \u0000 anywhere; who is found too much is left out later.
+# The text is searched; who is found too much is left out later.
 _LIST_PROFILES = """
-SELECT profile_id, revision, attributes, time_zone, standings, update_time, behavior, recent FROM profiles
+SELECT profile_id, revision, attributes, time_zone, standings, update_time, behavior, recent, seen FROM profiles
 WHERE bucket = $1 AND profile_id > $2 AND ($3::text = ''
-    OR strpos(standings::text, '"' || $3 || '":') > 0 OR strpos(standings::text, '"' || $3 || '/') > 0)
+    OR strpos(standings, '"' || $3 || '":') > 0 OR strpos(standings, '"' || $3 || '/') > 0)
 ORDER BY profile_id LIMIT $4
 """
 
@@ -415,7 +487,7 @@ def utc_day(time_us: int) -> date:
 
 
 def _profile(row: asyncpg.Record) -> ProfileRow:
-    profile_id, revision, attributes, time_zone, standings, updated, behavior, recent = row
+    profile_id, revision, attributes, time_zone, standings, updated, behavior, recent, seen = row
     return ProfileRow(
         profile_id,
         revision,
@@ -425,9 +497,13 @@ def _profile(row: asyncpg.Record) -> ProfileRow:
         from_datetime(updated),
         behavior or "",
         recent or "",
+        seen or "",
     )
+
+
+_ENCODER = msgspec.json.Encoder()
 
 
 def to_json(value: Any) -> str:
     """A value as the JSON text that the tables hold."""
-    return msgspec.json.encode(value).decode()
+    return _ENCODER.encode(value).decode()

@@ -33,6 +33,7 @@ MAX_ID_BYTES: Final = 256
 MAX_ITEM_BYTES: Final = 32 * 1024
 MAX_AHEAD_US: Final = 5 * 60 * 1_000_000
 DAY_US: Final = 24 * 3600 * 1_000_000
+_SURELY_SHORT: Final = MAX_ID_BYTES // 4
 _EARLIEST_SECONDS: Final = -62_135_596_800  # the first second of the year 1
 _LATEST_SECONDS: Final = 253_402_300_799  # the last second of the year 9999, as Timestamp has it
 
@@ -48,6 +49,27 @@ class Refused(Exception):  # noqa: N818 - one item of a batch, not an error of t
 
 def check_event(event: pb.Event, now_us: int, dedup_us: int) -> int:
     """The event's own time in microseconds, never later than now; raises Refused when something is wrong with it."""
+    moment = event.occur_time
+    seconds, nanos = moment.seconds, moment.nanos
+    time_us = seconds * 1_000_000 + nanos // 1_000
+    event_id, profile_id, name = event.event_id, event.profile_id, event.name
+    # What all good events pass, and nothing else: why one does not is found out below. A short text is short in bytes, too.
+    if (
+        now_us - dedup_us <= time_us <= now_us + MAX_AHEAD_US
+        and 0 <= nanos < 1_000_000_000
+        and 0 < len(event_id) <= _SURELY_SHORT
+        and 0 < len(profile_id) <= _SURELY_SHORT
+        and 0 < len(name) <= _SURELY_SHORT
+        and "\0" not in event_id
+        and "\0" not in profile_id
+        and "\0" not in name
+        and event.ByteSize() <= MAX_ITEM_BYTES
+    ):
+        return time_us if time_us < now_us else now_us
+    return _check_closely(event, now_us, dedup_us)
+
+
+def _check_closely(event: pb.Event, now_us: int, dedup_us: int) -> int:
     _check_id(event.event_id, "event_id", ErrorReason.ERROR_REASON_EVENT_ID_INVALID)
     _check_id(event.profile_id, "profile_id", ErrorReason.ERROR_REASON_PROFILE_ID_INVALID)
     _check_id(event.name, "name", ErrorReason.ERROR_REASON_EVENT_NAME_INVALID)
@@ -128,8 +150,9 @@ def _check_id(value: str, field: str, reason: ErrorReason.ValueType) -> None:
 
 def struct_to_json(struct: Struct) -> dict[str, Any]:
     """A Struct as JSON values. Numbers are floats, as they are on the wire: what a criteria sees never depends on the number."""
-    # By hand: the library's own conversion takes twice as long, and this is done for every event that matters.
-    return {name: _to_json(value) for name, value in struct.fields.items()}
+    # By hand: the library's own conversion takes twice as long, and this is done for every event that matters. Its items() does, too.
+    fields = struct.fields
+    return {name: _to_json(fields[name]) for name in fields}
 
 
 def _to_json(value: Value) -> Any:
@@ -164,70 +187,73 @@ class Outgoing:
     """Collects the effects of one batch as the requests that carry them."""
 
     def __init__(self) -> None:
-        self.timers: dict[str, scheduler_pb2.Timer] = {}
-        self.cancels: list[scheduler_pb2.TimerKey] = []
-        self.activations: list[activation_pb2.Activation] = []
-        self.withdrawals: list[activation_pb2.Withdrawal] = []
+        # By the timer's id: the profile, when it is due, and whose standing it wakes.
+        self._timers: dict[str, tuple[str, int, str]] = {}
+        self._cancels = scheduler_pb2.CancelTimersRequest()
+        self._activations = activation_pb2.ActivateRequest()
+        self._withdrawals = activation_pb2.WithdrawRequest()
 
     def add(self, profile_id: str, standing_id: str, effects: Sequence[Effect]) -> None:
         """Adds the effects of one standing of a profile, in order."""
-        journey_id, _, _ = standing_id.partition("/")
         for effect in effects:
             match effect:
                 case ScheduleTimer():
-                    self.timers[effect.timer_id] = scheduler_pb2.Timer(
-                        timer_id=effect.timer_id,
-                        key=profile_id,
-                        due_time=to_timestamp(effect.due_us),
-                        payload=standing_id.encode(),
-                    )
+                    self._timers[effect.timer_id] = profile_id, effect.due_us, standing_id
                 case CancelTimer():
                     # One that was asked for in this very batch has not left yet.
-                    if self.timers.pop(effect.timer_id, None) is None:
-                        self.cancels.append(scheduler_pb2.TimerKey(timer_id=effect.timer_id, key=profile_id))
+                    if self._timers.pop(effect.timer_id, None) is None:
+                        self._cancels.timers.add(timer_id=effect.timer_id, key=profile_id)
                 case RequestActivation():
-                    self.activations.append(_activation(profile_id, journey_id, effect))
+                    _add_activation(self._activations, profile_id, standing_id, effect)
                 case WithdrawActivation():
-                    self.withdrawals.append(
-                        activation_pb2.Withdrawal(
-                            activation_id=effect.activation_id,
-                            profile_id=profile_id,
-                            request_time=to_timestamp(effect.request_us),
-                            reason=effect.reason,
-                        )
+                    self._withdrawals.withdrawals.add(
+                        activation_id=effect.activation_id,
+                        profile_id=profile_id,
+                        request_time=to_timestamp(effect.request_us),
+                        reason=effect.reason,
                     )
 
     def to_row(self, writer: int, sequence: int) -> OutboxRow:
         """The batch's row of the outbox."""
         row = OutboxRow(writer, sequence)
-        if self.timers:
-            row.schedule = scheduler_pb2.ScheduleTimersRequest(
-                timers=self.timers.values()
-            ).SerializeToString()
-        if self.cancels:
-            row.cancel = scheduler_pb2.CancelTimersRequest(timers=self.cancels).SerializeToString()
-        if self.activations:
-            row.activate = activation_pb2.ActivateRequest(activations=self.activations).SerializeToString()
-        if self.withdrawals:
-            row.withdraw = activation_pb2.WithdrawRequest(withdrawals=self.withdrawals).SerializeToString()
+        if self._timers:
+            row.schedule = self._schedule().SerializeToString()
+        if self._cancels.timers:
+            row.cancel = self._cancels.SerializeToString()
+        if self._activations.activations:
+            row.activate = self._activations.SerializeToString()
+        if self._withdrawals.withdrawals:
+            row.withdraw = self._withdrawals.SerializeToString()
         return row
 
+    def _schedule(self) -> scheduler_pb2.ScheduleTimersRequest:
+        request = scheduler_pb2.ScheduleTimersRequest()
+        add = request.timers.add
+        for timer_id, (profile_id, due_us, standing_id) in self._timers.items():
+            timer = add(timer_id=timer_id, key=profile_id, payload=standing_id.encode())
+            due = timer.due_time
+            due.seconds, due.nanos = due_us // 1_000_000, due_us % 1_000_000 * 1_000
+        return request
 
-def _activation(profile_id: str, journey_id: str, effect: RequestActivation) -> activation_pb2.Activation:
+
+def _add_activation(
+    request: activation_pb2.ActivateRequest, profile_id: str, standing_id: str, effect: RequestActivation
+) -> None:
     context = {"profile": effect.attributes, "entry": effect.entry, "event": effect.latest}
-    return activation_pb2.Activation(
+    activation = request.activations.add(
         activation_id=effect.activation_id,
         profile_id=profile_id,
-        request_time=to_timestamp(effect.request_us),
         connection=effect.channel,
         template=effect.template,
-        action=int(effect.action),  # type: ignore[arg-type]  # the numbers are those of the contract
-        journey_version=version_name(journey_id, effect.version),
+        action=int(effect.action),  # the numbers are those of the contract
+        journey_version=version_name(standing_id.partition("/")[0], effect.version),
         stage=effect.stage,
         step=effect.step_id,
         enrollment=effect.enrollment_id,
         context=msgspec.json.encode(context),
     )
+    asked = activation.request_time
+    asked.seconds, asked.nanos = effect.request_us // 1_000_000, effect.request_us % 1_000_000 * 1_000
 
 
 def version_name(journey_id: str, version: int) -> str:

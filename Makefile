@@ -11,10 +11,10 @@ ARGS ?=
 # Most tests wait for processes more than they compute: several at once, a file's tests together.
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
-.PHONY: help setup demo up test unit check lint types imports bench fmt protos docs lock clean
+.PHONY: help setup demo up test unit check lint types imports bench bench-core fmt protos docs lock clean
 
 help: ## Show this
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements.lock tools/setup.sh $(wildcard libs/*/pyproject.toml services/*/pyproject.toml)
 	@sh tools/setup.sh
@@ -52,7 +52,10 @@ types: $(READY) ## mypy, strict
 imports: $(READY) ## Who may import whom
 	@$(BIN)/lint-imports --no-cache
 
-bench: $(READY) ## What the core costs: an input, a state, a compilation, 91 days (ARGS="--json FILE")
+bench: $(READY) ## Speed and memory of real processes, each profile judged (ONLY=carts,spread SCALE=0.1 JSON=FILE)
+	@$(BIN)/python tests/bench/bench.py $(if $(ONLY),--only $(ONLY)) $(if $(SCALE),--scale $(SCALE)) $(if $(JSON),--json $(JSON))
+
+bench-core: $(READY) ## What the core costs: an input, a state, a compilation, 91 days (ARGS="--json FILE")
 	@$(BIN)/python tests/bench/bench_core.py $(ARGS)
 
 ##@ Change

@@ -68,6 +68,7 @@ TARGETS: Mapping[str, Sequence[Target]] = {
     "profiles": (Target("ratio", 0.8, True, "rate at 1,000,000 to rate at 10,000"),),
     "latency": (Target("event_to_data_ms.p99", 50, False, "event to DATA p99, ms"),),
     "unary": (Target("events_per_s", 3_000, True, "calls/s"),),
+    "overload": (Target("ratio", 0.9, True, "rate of a flood to the best"),),
     "memory": (Target("peak_pss_mb", 500, False, "peak of all, MB"),),
 }
 

@@ -86,6 +86,19 @@ stages:
       - wait: {duration: 3d}
       - activation: {channel: email, template: win-back}
 """
+# The most frequent journey there is.
+CARTS = """
+name: carts
+type: REAL_TIME
+goal: {criteria: event.name == "purchase"}
+reentry: {mode: ALWAYS}
+stages:
+  - name: cart
+    entry: event.name == "cart_add"
+    steps:
+      - wait: {duration: 3h}
+      - activation: {channel: email, template: cart-reminder}
+"""
 START = datetime(2026, 1, 5, 8, tzinfo=UTC)
 START_US = int(START.timestamp()) * 1_000_000
 HOUR_US = 3_600_000_000
@@ -97,6 +110,7 @@ class World:
 
     def __init__(self, live: LiveJourneys) -> None:
         self.live = live
+        (self.journey_id,) = (journey.journey_id for journey in live)
         attributes = {"country": "JP", "seats": 12.0, "integrations": 0.0, "email": "ann@example.com"}
         self.profile = Profile("ann", attributes, "Asia/Tokyo")
         self.standings: dict[str, Standing] = {}
@@ -113,9 +127,12 @@ class World:
         return EventInput(f"3f2c9a7e-{self.events:08d}", time_us, view)
 
     def timer(self) -> TimerInput:
-        enrollment = self.standings["trial"].enrollment
+        enrollment = self.standings[self.journey_id].enrollment
         assert enrollment is not None
         return TimerInput(enrollment.timer_id, enrollment.wake_us)
+
+    def receipt(self) -> ReceiptInput:
+        return ReceiptInput(self.requested[-1].activation_id)
 
     def keep(self, out: Dispatched) -> None:
         self.profile = out.profile
@@ -126,8 +143,9 @@ class World:
             each for _, effects in out.effects for each in effects if isinstance(each, RequestActivation)
         ]
 
-    def take(self, input: EventInput | TimerInput) -> "World":
-        self.now_us = input.time_us
+    def take(self, input: EventInput | TimerInput | ReceiptInput) -> "World":
+        if not isinstance(input, ReceiptInput):
+            self.now_us = input.time_us
         self.keep(self.call(input)())
         return self
 
@@ -135,8 +153,34 @@ class World:
         """What one input does, as often as one asks: dispatching changes nothing that is passed in."""
         live, profile, standings = self.live, self.profile, dict(self.standings)
         if isinstance(input, EventInput):
-            return lambda: dispatch_event(live, profile, standings, input)
-        return lambda: dispatch_to(live, profile, standings, "trial", input)
+            event_id, time_us, view = input.event_id, input.time_us, input.view
+            # One of its own for each call: an input remembers what was made of it.
+            return lambda: dispatch_event(live, profile, standings, EventInput(event_id, time_us, view))
+        journey_id = self.journey_id
+        return lambda: dispatch_to(live, profile, standings, journey_id, input)
+
+
+def live_of_text(text: str) -> LiveJourneys:
+    """One journey, served alone."""
+    (document,), _ = read_documents(text)
+    journey, violations = parse_journey(document.message)
+    assert journey is not None, violations
+    return LiveJourneys([LiveJourney({1: compile_plan(journey, 1)})])
+
+
+def cart_inputs(live: LiveJourneys) -> dict[str, list[Callable[[], Dispatched]]]:
+    """Inputs of a cart by kind, each with the state in which it comes."""
+    world = World(live)
+    kinds = {"page view": world.call(world.event("page_view")), "begins": world.call(world.event("cart_add"))}
+    world.take(world.event("cart_add"))
+    kinds["one more item"] = world.call(world.event("cart_add"))
+    kinds["goal"] = world.call(world.event("purchase"))
+    kinds["timer"] = world.call(world.timer())
+    world.take(world.timer())
+    kinds["receipt"] = world.call(world.receipt())
+    world.take(world.receipt()).take(world.event("purchase"))
+    kinds["begins again"] = world.call(world.event("cart_add"))
+    return {f"cart: {kind}": [call] for kind, call in kinds.items()}
 
 
 def inputs(live: LiveJourneys) -> dict[str, list[Callable[[], Dispatched]]]:
@@ -158,7 +202,7 @@ def inputs(live: LiveJourneys) -> dict[str, list[Callable[[], Dispatched]]]:
         for other in ("report_viewed", "refund", "subscribe", "member_invited", "login"):
             if other != name:
                 nothing.append(world.call(world.event(other, pages=1.0, plan="free", project="p2")))
-        receipts += [world.call(ReceiptInput(world.requested[-1].activation_id))] if world.requested else []
+        receipts += [world.call(world.receipt())] if world.requested else []
         enrollment = world.standings["trial"].enrollment
         if enrollment is not None and enrollment.wake_us:
             timers.append(world.call(world.timer()))
@@ -272,10 +316,7 @@ def main() -> None:
     rounds, repeats = (20, 5) if given.quick else (200, 15)
 
     (document,), _ = read_documents(TEXT)
-    journey, violations = parse_journey(document.message)
-    assert journey is not None, violations
-    live = LiveJourneys([LiveJourney({1: compile_plan(journey, 1)})])
-    kinds = inputs(live)
+    kinds = {**inputs(live_of_text(TEXT)), **cart_inputs(live_of_text(CARTS))}
     if given.profile:
         show_profile([call for calls in kinds.values() for call in calls], rounds)
         return
@@ -292,7 +333,7 @@ def main() -> None:
         "elements": count_elements(document.message),
         "input_us": {name: micros(calls, rounds, repeats) for name, calls in kinds.items()},
         "input_us_mix": micros(mix, rounds, repeats),
-        "enrollment_bytes": sizes(live),
+        "enrollment_bytes": sizes(live_of_text(TEXT)),
         "check_ms": check_and_compile(repeats),
         "simulation_91_days": simulation(50 if given.quick else 200),
     }

@@ -20,7 +20,7 @@ class Phase:
     of that place, and `noise` events before it that concern no journey.
 
     Their time is when they leave, or, `together`, when the first leaves. `rate` is events a second, 0 as fast as they are taken. `unary` sends one
-    event a call; `window` calls or batches are under way.
+    event a call; `window` calls, or batches of each of `streams`, are under way.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Phase:
     window: int = 16
     rate: float = 0.0
     together: bool = False
+    streams: int = 1
     unary: bool = False
     round: int = 0
     prefix: str = "p"

@@ -38,8 +38,16 @@ class Record:
         return {**vars(self)}
 
 
-async def stream(channel: grpc.aio.Channel, phase: Phase, prepared: Sequence[Batch], record: Record) -> None:
-    """Sends in one stream, `window` batches under way."""
+async def streams(channel: grpc.aio.Channel, phase: Phase, prepared: Sequence[Batch], record: Record) -> None:
+    """Sends in as many streams as are asked for, batches dealt out in turn."""
+    shares = [range(first, len(prepared), phase.streams) for first in range(phase.streams)]
+    await asyncio.gather(*(stream(channel, phase, prepared, share, record) for share in shares))
+
+
+async def stream(
+    channel: grpc.aio.Channel, phase: Phase, prepared: Sequence[Batch], numbers: range, record: Record
+) -> None:
+    """Sends some of the batches in one stream, `window` under way."""
     call = channel.stream_stream(
         f"{_SERVICE}/StreamEvents",
         request_serializer=None,
@@ -49,7 +57,7 @@ async def stream(channel: grpc.aio.Channel, phase: Phase, prepared: Sequence[Bat
     room = asyncio.Semaphore(phase.window)
     again: asyncio.Queue[tuple[float, int]] = asyncio.Queue()
     all_in = asyncio.Event()
-    missing = len(prepared)
+    missing = len(numbers)
 
     async def receive() -> None:
         nonlocal missing
@@ -76,7 +84,8 @@ async def stream(channel: grpc.aio.Channel, phase: Phase, prepared: Sequence[Bat
 
     helpers = [asyncio.create_task(receive()), asyncio.create_task(repeat())]
     began = time.monotonic()
-    for number, batch in enumerate(prepared):
+    for number in numbers:
+        batch = prepared[number]
         if phase.rate:
             await asyncio.sleep(max(0.0, began + number * batch.events / phase.rate - time.monotonic()))
         await room.acquire()
@@ -138,7 +147,7 @@ async def run(address: str, phases: Sequence[Phase], revision: int) -> list[dict
         for phase, requests in zip(phases, prepared, strict=True):
             record = Record()
             record.began_us = _now_us()
-            await (unary if phase.unary else stream)(channel, phase, requests, record)
+            await (unary if phase.unary else streams)(channel, phase, requests, record)
             record.ended_us = _now_us()
             records.append(record.to_json())
         return records

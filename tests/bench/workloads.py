@@ -185,6 +185,7 @@ class Play:
         prefix: str = "p",
         round_: int = 0,
         unary: bool = False,
+        streams: int = 1,
     ) -> Figures:
         """Carts of the profiles of some places, every second of them bought, all judged."""
         common = {
@@ -194,6 +195,7 @@ class Play:
             "unary": unary,
             "window": 64 if unary else 16,
             "batch": 1_100 if noise else 500,
+            "streams": streams,
         }
         add = Phase("cart_add", places.stop, places.start, places.step, **common)
         buy = Phase("purchase", places.stop, places.start, places.step * 2, **common)
@@ -361,6 +363,21 @@ async def unary(play: Play) -> Figures:
     return await play.carts(range(play.size(20_000)), 10, unary=True)
 
 
+async def overload(play: Play) -> Figures:
+    """Carts as one stream brings them, and as twelve bring them at once: far more than can be taken."""
+    await play.stage.publish(CARTS.format(wait=10))
+    await play.carts(range(2_000), 10, prefix="warm")
+    count = play.size(50_000)
+    best = await play.carts(range(count), 10, prefix="one")
+    flood = await play.carts(range(count), 10, prefix="flood", streams=12)
+    return {
+        **flood,
+        "rates": {"1": best["events_per_s"], "12": flood["events_per_s"]},
+        "ratio": round(flood["events_per_s"] / best["events_per_s"], 3),
+        "correct": best["correct"] and flood["correct"],
+    }
+
+
 class MailStandIn:
     """A mail server as a process, which notes when each message had arrived."""
 
@@ -434,5 +451,6 @@ WORKLOADS: Mapping[str, Callable[[Play], Awaitable[Figures]]] = {
     "profiles": profiles,
     "latency": latency,
     "unary": unary,
+    "overload": overload,
 }
 """By name, in the order in which they run."""

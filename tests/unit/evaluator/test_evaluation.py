@@ -4,6 +4,7 @@ import itertools
 from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from cairn.evaluator.evaluation import (
     Evaluated,
     ProfileState,
     decode_profile,
+    decode_transitions,
     merge,
     stamp,
     told_id,
@@ -104,6 +106,18 @@ def test_duplicates_are_known_within_a_batch_and_from_before(carts, event) -> No
     assert evaluated.state.seen.ids == {"1": TODAY}
     again = evaluate(carts, evaluated.state, [event("purchase", "1"), event("purchase", "2")], set())
     assert again.results == [Result.DUPLICATE, Result.ACTED_ON]
+
+
+def test_transitions_are_read_as_they_are_written_and_as_earlier_releases_wrote_them(carts, event) -> None:
+    transitions = evaluate(carts, ProfileState("ann"), [event("cart_add", "1")], set()).transitions
+    assert transitions
+    written = msgspec.json.encode(transitions).decode()
+    assert decode_transitions(written) == transitions
+    named = [{name: getattr(each, name) for name in each.__struct_fields__} for each in transitions]
+    before = decode_transitions(msgspec.json.encode(named).decode())
+    assert [msgspec.structs.astuple(each) for each in before] == [
+        msgspec.structs.astuple(each) for each in transitions
+    ]
 
 
 def test_only_duplicates_write_nothing(carts, event) -> None:
@@ -204,13 +218,13 @@ def test_a_poisoned_event_takes_nothing_with_it(poisoned, both, event) -> None:
     assert evaluated.write == clean.write
     assert evaluated.effects == clean.effects
     assert evaluated.transitions == clean.transitions
-    assert evaluated.event_ids == clean.event_ids
+    assert evaluated.state.seen == clean.state.seen
 
 
 def test_what_the_first_journey_did_with_a_poisoned_event_is_taken_back(poisoned, both, event) -> None:
     evaluated = evaluate(both, ProfileState("ann"), [event("cart_add", "poison")], set())
     assert evaluated.results == [Result.FAILED]
-    assert (evaluated.effects, evaluated.transitions, evaluated.event_ids) == ([], [], [])
+    assert (evaluated.effects, evaluated.transitions, evaluated.state.seen.ids) == ([], [], {})
     assert evaluated.state.standings == {}
 
 

@@ -111,6 +111,28 @@ def test_the_event_that_began_is_looked_at_only_where_it_is_read() -> None:
     assert [each.source for each in reading.criteria() if each.reads_entry] == ["has(entry.properties.x)"]
 
 
+def test_what_an_event_can_set_off_is_known_by_its_name() -> None:
+    plan = compile_plan(read_journey(PLAIN), 1)
+    names = {name: [[rule.name for rule in rules] for rules in plan.chances(name).rules] for name in
+             ("begin", "goal", "over", "out")}  # fmt: skip
+    assert names == {
+        "begin": [[], []],
+        "goal": [["goal"], ["goal"]],
+        "over": [["milestone one"], []],
+        "out": [["exit out"], []],
+    }
+    assert [plan.chances(name).entry is plan.entry for name in ("begin", "goal")] == [True, False]
+    assert [plan.chances(name).goal is plan.goal for name in ("begin", "goal")] == [False, True]
+
+
+def test_events_of_unknown_names_are_all_alike() -> None:
+    """However many names somebody sends, one answer is kept for all of them."""
+    plan = compile_plan(read_journey(TEXT.replace("GOAL", "event.properties.total > 5")), 1)
+    assert plan.chances("never heard of") is plan.chances("nor of this")
+    assert plan.chances("").goal is plan.goal
+    assert plan.chances(None).goal is None
+
+
 @pytest.mark.parametrize("text", ["0s", "90s", "3h", "24d", "1d12h", "0.5s", "1h1m1.000001s"])
 def test_durations_are_written_as_they_are_read(text: str) -> None:
     assert duration_us(describe_us(duration_us(text))) == duration_us(text)

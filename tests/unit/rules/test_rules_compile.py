@@ -1,5 +1,7 @@
 """What compiling tells: what an expression reads, which events reach it, and all that is wrong with it."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from cairn.rules import CriteriaError, CriteriaFailed, Problem, Scope, compile_criteria
@@ -75,6 +77,28 @@ def test_the_events_that_reach_it_and_those_that_it_needs(source, names, needed)
     criteria = compile_criteria(source, Scope.ENTRY)
     assert criteria.event_names == names
     assert criteria.event_names_needed == needed
+
+
+@pytest.mark.parametrize(
+    ("source", "by_name"),
+    [
+        ('event.name == "a"', True),
+        ('"a" == event.name', True),
+        ('event.name in ["a", "b"]', True),
+        ('event.name == "a" || event.name in ["b"]', True),
+        ('event.name == "a" || profile.x', False),
+        ('event.name == "a" && event.properties.x', False),
+        ('event.name != "a"', False),
+        ('event.name == "a" ? true : false', False),
+        ('event.name.startsWith("a")', False),
+        ("true", False),
+    ],
+)
+def test_what_the_name_alone_decides_holds_with_each_name_that_it_needs(source: str, by_name: bool) -> None:
+    criteria = compile_criteria(source, Scope.ENTRY)
+    assert criteria.is_by_name is by_name
+    for name in criteria.event_names_needed or () if by_name else ():
+        assert criteria.evaluate({"name": name, "properties": {}, "occur_time": datetime.now(UTC)}, None, {})
 
 
 @pytest.mark.parametrize(

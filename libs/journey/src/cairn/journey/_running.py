@@ -5,9 +5,9 @@ Refuses to decide which rule acts: that is `machine`.
 
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Final
 
-import msgspec
+from msgspec.structs import replace
 
 from cairn.journey import limits
 from cairn.journey.behavior import Behavior
@@ -27,7 +27,10 @@ from cairn.journey.plan import (
     WaitUntilInstruction,
 )
 from cairn.journey.state import (
+    HELD,
     OPEN_STATES,
+    RESTING,
+    WAITING,
     CancelTimer,
     Effect,
     Enrollment,
@@ -48,6 +51,19 @@ from cairn.journey.state import (
 from cairn.journey.times import format_time
 from cairn.rules import Criteria, CriteriaFailed
 
+# By themselves: Python 3.11 takes ten times as long to find a member of an enum.
+_WAIT_STARTED: Final = Kind.WAIT_STARTED
+_WAIT_ENDED: Final = Kind.WAIT_ENDED
+_WAIT_CANCELED: Final = Kind.WAIT_CANCELED
+_STAGE_ENTERED: Final = Kind.STAGE_ENTERED
+_ACTIVATION_REQUESTED: Final = Kind.ACTIVATION_REQUESTED
+_ACTIVATION_WITHDRAWN: Final = Kind.ACTIVATION_WITHDRAWN
+_RESTED: Final = Kind.RESTED
+_ENDED: Final[Mapping[Kind, EnrollmentState]] = {
+    Kind[state.name]: state for state in EnrollmentState if state not in OPEN_STATES
+}
+"""The state in which each kind of end leaves an enrollment."""
+
 
 class UnknownVersionError(LookupError):
     """An enrollment is in a version that is not among the plans given."""
@@ -61,20 +77,11 @@ class Running:
     that lasts; `steps` counts those that have run in this instant.
     """
 
-    # What most inputs leave as it is stands with the class: a run is made for every input.
-    failures = 0
-    input: EventInput | None = None
-    event: Mapping[str, Any] | None = None
-    event_name: str | None = None
-    cause = ""
-    at_us = 0
-    late_us = 0
-    steps = 0
-    lived = 0
-    pause: Pause | None = None
-    entry_seen: Mapping[str, Any] | None = None
-    starts: tuple[StartJourney, ...] = ()
-    enrollment: Enrollment | None = None
+    __slots__ = (
+        "at_us", "before", "cause", "effects", "enrollment", "entry_seen", "event", "event_name", "failures", "input",
+        "journey", "key", "late_us", "lived", "pause", "plan", "previous", "profile", "standing", "starts", "steps",
+        "transitions",
+    )  # fmt: skip
 
     def __init__(
         self, journey: LiveJourney, profile: Profile, previous: Profile, standing: Standing, key: str
@@ -82,18 +89,28 @@ class Running:
         self.journey = journey
         self.profile = profile
         self.previous = previous
-        self.before = standing
-        self.standing = standing
+        self.before = self.standing = standing
         self.key = key
+        self.input: EventInput | None = None
+        self.event: Mapping[str, Any] | None = None
+        self.event_name: str | None = None
+        self.cause = ""
+        self.at_us = self.late_us = self.steps = self.lived = self.failures = 0
+        self.pause: Pause | None = None
+        self.entry_seen: Mapping[str, Any] | None = None
         self.effects: list[Effect] = []
         self.transitions: list[Transition] = []
-        self.plan = journey.newest
+        self.starts: tuple[StartJourney, ...] = ()
         enrollment = standing.enrollment
-        if enrollment is not None and enrollment.state in OPEN_STATES:
-            if enrollment.version not in journey.plans:
-                raise UnknownVersionError(f"{journey.journey_id} version {enrollment.version}")
-            self.plan = journey.plans[enrollment.version]
-            self.enrollment = msgspec.structs.replace(enrollment)
+        if enrollment is None or enrollment.state not in OPEN_STATES:
+            self.plan = journey.newest
+            self.enrollment: Enrollment | None = None
+            return
+        plan = journey.plans.get(enrollment.version)
+        if plan is None:
+            raise UnknownVersionError(f"{journey.journey_id} version {enrollment.version}")
+        self.plan = plan
+        self.enrollment = replace(enrollment)
 
     @property
     def is_frozen(self) -> bool:
@@ -103,7 +120,9 @@ class Running:
     # Criteria
 
     def holds(self, criteria: Criteria, enrollment: Enrollment | None) -> bool:
-        """A criteria that fails on an input is false for it, and counted."""
+        """Whether a criteria that can hold on this input does; one that fails on an input is false for it, and counted."""
+        if criteria.is_by_name:
+            return True
         entry = None
         if criteria.reads_entry and enrollment is not None:
             if self.entry_seen is None:
@@ -120,7 +139,7 @@ class Running:
             return False
 
     def can_hold(self, criteria: Criteria, enrollment: Enrollment | None) -> bool:
-        """The same, but for a criteria that this input's name rules out nothing is evaluated."""
+        """The same for any criteria: one that this input's name rules out is not evaluated."""
         if self.event_name is None:
             if criteria.needs_event:
                 return False
@@ -135,7 +154,7 @@ class Running:
         if self.pause is None:
             self.run_steps(enrollment)
             return
-        enrollment.state = EnrollmentState.HELD
+        enrollment.state = HELD
         enrollment.wait_until_us = 0
         enrollment.held = self.input.stored() if self.input is not None else None
 
@@ -144,7 +163,7 @@ class Running:
         program = self.plan.program
         while True:
             instruction = program[enrollment.position]
-            if isinstance(instruction, GotoInstruction):
+            if type(instruction) is GotoInstruction:
                 enrollment.position = instruction.to
                 continue
             self.steps += 1
@@ -152,24 +171,23 @@ class Running:
                 # Steps of one enrollment go forward only: jumps have led here, perhaps round and round.
                 self.rest(enrollment, "", {"reason": f"more than {limits.MAX_STEPS} steps"})
                 return
-            if isinstance(instruction, ActivateInstruction):
+            if type(instruction) is ActivateInstruction:
                 self.activate(enrollment, instruction)
                 enrollment.position += 1
-            elif isinstance(instruction, DecideInstruction):
-                enrollment.position = self.decide(enrollment, instruction)
-            elif isinstance(instruction, ExperimentInstruction):
-                enrollment.position = self.draw(enrollment, instruction)
-            elif isinstance(instruction, JumpInstruction):
-                self.jump(enrollment, instruction)
-                return
-            elif isinstance(instruction, RestInstruction):
+            elif type(instruction) is RestInstruction:
                 self.rest(enrollment, instruction.step_id)
+                return
+            elif type(instruction) is DecideInstruction:
+                enrollment.position = self.decide(enrollment, instruction)
+            elif type(instruction) is ExperimentInstruction:
+                enrollment.position = self.draw(enrollment, instruction)
+            elif type(instruction) is JumpInstruction:
+                self.jump(enrollment, instruction)
                 return
             else:
                 self.begin_wait(enrollment, instruction)
-                if not (
-                    isinstance(instruction, WaitForConditionInstruction)
-                    and self.can_hold(instruction.criteria, enrollment)
+                if type(instruction) is not WaitForConditionInstruction or not self.can_hold(
+                    instruction.criteria, enrollment
                 ):
                     return
                 self.record_wait_end(enrollment, instruction, met=True)
@@ -177,28 +195,26 @@ class Running:
 
     def begin_wait(self, enrollment: Enrollment, instruction: WaitingInstruction) -> None:
         now = enrollment.now_us
-        if isinstance(instruction, WaitInstruction):
+        if type(instruction) is WaitInstruction:
             until_us = now + instruction.duration_us
-        elif isinstance(instruction, WaitForConditionInstruction):
+        elif type(instruction) is WaitForConditionInstruction:
             until_us = now + instruction.timeout_us
-        elif isinstance(instruction, WaitUntilInstruction):
+        elif type(instruction) is WaitUntilInstruction:
             until_us = max(now, instruction.moment_us)
         else:
             # A zone that the time zone database has dropped since must not hold anybody up.
             zone = self.profile.time_zone if is_time_zone(self.profile.time_zone) else self.plan.time_zone
             until_us = next_time_of_day(now, zone, instruction.minute, instruction.weekdays)
-        enrollment.state = EnrollmentState.WAITING
+        enrollment.state = WAITING
         enrollment.wait_until_us = until_us
-        self.record(
-            Kind.WAIT_STARTED, enrollment, instruction.step_id, detail={"until": format_time(until_us)}
-        )
+        self.record(_WAIT_STARTED, enrollment, instruction.step_id, {"until": format_time(until_us)})
 
     def end_wait(self, enrollment: Enrollment, *, met: bool) -> None:
         """The open wait is over: its time has come, or its condition is met."""
         instruction = self.plan.program[enrollment.position]
         assert isinstance(instruction, WaitingInstruction)
         self.record_wait_end(enrollment, instruction, met=met)
-        if isinstance(instruction, WaitForConditionInstruction):
+        if type(instruction) is WaitForConditionInstruction:
             enrollment.position = instruction.met if met else instruction.timed_out
         else:
             enrollment.position += 1
@@ -206,17 +222,17 @@ class Running:
 
     def record_wait_end(self, enrollment: Enrollment, instruction: WaitingInstruction, *, met: bool) -> None:
         detail: Json = {}
-        if isinstance(instruction, WaitForConditionInstruction):
+        if type(instruction) is WaitForConditionInstruction:
             detail["way"] = "met" if met else "timed_out"
         if self.late_us:
             detail["late_seconds"] = self.late_us / 1_000_000
         enrollment.wait_until_us = 0
-        self.record(Kind.WAIT_ENDED, enrollment, instruction.step_id, detail=detail)
+        self.record(_WAIT_ENDED, enrollment, instruction.step_id, detail)
 
     def decide(self, enrollment: Enrollment, instruction: DecideInstruction) -> int:
         for name, criteria, to in instruction.branches:
             if criteria is None or self.can_hold(criteria, enrollment):
-                self.record(Kind.BRANCH_TAKEN, enrollment, instruction.step_id, detail={"branch": name})
+                self.record(Kind.BRANCH_TAKEN, enrollment, instruction.step_id, {"branch": name})
                 return to
         raise AssertionError("the last branch always holds")
 
@@ -225,7 +241,7 @@ class Running:
         digest = blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=8).digest()
         drawn = int.from_bytes(digest) * 100 >> 64
         name, to = next((name, to) for name, bound, to in instruction.variants if drawn < bound)
-        self.record(Kind.BRANCH_TAKEN, enrollment, instruction.step_id, detail={"branch": name})
+        self.record(Kind.BRANCH_TAKEN, enrollment, instruction.step_id, {"branch": name})
         return to
 
     def activate(self, enrollment: Enrollment, instruction: ActivateInstruction) -> None:
@@ -237,26 +253,26 @@ class Running:
                 request_us=enrollment.now_us,
                 version=enrollment.version,
                 enrollment_id=enrollment.enrollment_id,
-                stage=self.plan.stages[enrollment.stage].name,
+                stage=self.plan.stage_names[enrollment.stage],
                 step_id=instruction.step_id,
                 channel=instruction.channel,
                 template=instruction.template,
                 action=instruction.action,
                 attributes=self.profile.attributes,
                 entry=enrollment.entry,
-                latest=enrollment.latest,
+                latest=enrollment.latest_event,
             )
         )
         pending = PendingActivation(activation_id, enrollment.now_us, instruction.step_id)
         enrollment.pending = (*enrollment.pending, pending)
         detail = {"activation_id": activation_id, "channel": instruction.channel}
-        self.record(Kind.ACTIVATION_REQUESTED, enrollment, instruction.step_id, detail=detail)
+        self.record(_ACTIVATION_REQUESTED, enrollment, instruction.step_id, detail)
 
     def jump(self, enrollment: Enrollment, instruction: JumpInstruction) -> None:
         target = instruction.target
-        entry, latest = enrollment.entry, enrollment.latest
+        entry, latest = enrollment.entry, enrollment.latest_event
         detail = {"journey": target.journey_id, "stage": target.stage}
-        self.end(enrollment, EnrollmentState.JUMPED, Kind.JUMPED, detail, step=instruction.step_id)
+        self.end(enrollment, Kind.JUMPED, detail, "", instruction.step_id)
         self.start(target, enrollment, entry, latest)
 
     def start(self, target: Target, enrollment: Enrollment, entry: Json | None, latest: Json | None) -> None:
@@ -275,26 +291,26 @@ class Running:
         self.starts = (*self.starts, StartJourney(target.journey_id, start))
 
     def rest(self, enrollment: Enrollment, step_id: str, detail: Json | None = None) -> None:
-        enrollment.state = EnrollmentState.RESTING
+        enrollment.state = RESTING
         enrollment.wait_until_us = 0
         enrollment.rest_us = enrollment.now_us
-        self.record(Kind.RESTED, enrollment, step_id, detail=detail)
-        if enrollment.stage == len(self.plan.stages) - 1 and self.plan.is_last_stage_final:
-            self.end(enrollment, EnrollmentState.COMPLETED, Kind.COMPLETED)
+        self.record(_RESTED, enrollment, step_id, detail)
+        if enrollment.stage == self.plan.last_stage and self.plan.is_last_stage_final:
+            self.end(enrollment, Kind.COMPLETED)
 
     # Moves
 
     def leave_step(self, enrollment: Enrollment, reason: str) -> None:
         """Cancels the open wait and takes back every activation that has no receipt yet."""
-        if enrollment.state is EnrollmentState.WAITING and enrollment.wait_until_us:
+        if enrollment.state is WAITING and enrollment.wait_until_us:
             instruction = self.plan.program[enrollment.position]
             assert isinstance(instruction, WaitingInstruction)
-            self.record(Kind.WAIT_CANCELED, enrollment, instruction.step_id)
+            self.record(_WAIT_CANCELED, enrollment, instruction.step_id)
             enrollment.wait_until_us = 0
         for each in enrollment.pending:
             self.effects.append(WithdrawActivation(each.activation_id, each.request_us, reason))
             detail = {"activation_id": each.activation_id}
-            self.record(Kind.ACTIVATION_WITHDRAWN, enrollment, each.step_id, detail=detail)
+            self.record(_ACTIVATION_WITHDRAWN, enrollment, each.step_id, detail)
         enrollment.pending = ()
 
     def enter_stage(self, enrollment: Enrollment, stage: int, detail: Json | None = None) -> None:
@@ -302,20 +318,19 @@ class Running:
         enrollment.stage_enter_us = enrollment.now_us
         enrollment.position = self.plan.stages[stage].start
         enrollment.rest_us = 0
-        self.record(Kind.STAGE_ENTERED, enrollment, detail=detail)
+        self.record(_STAGE_ENTERED, enrollment, "", detail)
 
     def end(
         self,
         enrollment: Enrollment,
-        state: EnrollmentState,
         kind: Kind,
         detail: Json | None = None,
         exit: str = "",
         step: str = "",
     ) -> None:
-        self.record(kind, enrollment, step, detail=detail)
+        self.record(kind, enrollment, step, detail)
         self.cancel_timer(enrollment)
-        enrollment.state = state
+        enrollment.state = _ENDED[kind]
         enrollment.end_us = enrollment.now_us
         enrollment.exit = exit
         enrollment.wait_until_us = 0
@@ -331,18 +346,18 @@ class Running:
         kind: Kind,
         enrollment: Enrollment,
         step: str = "",
-        *,
-        stage: int | None = None,
         detail: Json | None = None,
+        stage: int | None = None,
     ) -> None:
+        plan = self.plan
         self.transitions.append(
             Transition(
                 enrollment.now_us,
-                self.plan.journey_id,
+                plan.journey_id,
                 enrollment.version,
                 enrollment.enrollment_id,
                 kind,
-                self.plan.stages[enrollment.stage if stage is None else stage].name,
+                plan.stage_names[enrollment.stage if stage is None else stage],
                 step,
                 detail or {},
                 self.cause,
@@ -352,7 +367,7 @@ class Running:
     def writable(self) -> Standing:
         """The standing, copied once before it is changed."""
         if self.standing is self.before:
-            self.standing = msgspec.structs.replace(self.before)
+            self.standing = replace(self.before)
         return self.standing
 
     def keep(self, enrollment: Enrollment) -> None:

@@ -5,6 +5,7 @@ one by one, and those only as long as the longest window that is asked for and L
 number of all there were is a counter.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -28,7 +29,7 @@ Stored = dict[str, Any]
 """An event as it is kept: event_id, name, occur_time as text, properties."""
 
 
-class Need(msgspec.Struct, frozen=True):
+class Need(msgspec.Struct, frozen=True, gc=False):
     """What live journeys ask about the events of one name; `window_us` is the longest window for `count` and `sum`, 0 for none."""
 
     window_us: int = 0
@@ -38,7 +39,7 @@ class Need(msgspec.Struct, frozen=True):
     first_window_us: int = 0
 
 
-class Track(msgspec.Struct, array_like=True, frozen=True):
+class Track(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What is kept of the events of one name: how many there were, the times of the latest in order, the values of the
     properties to be summed beside them (None: no number), the first and the last event, and the latest events whole."""
 
@@ -83,9 +84,10 @@ def record(tracks: Tracks, need: Need, event: Stored, time_us: int) -> Tracks:
     track = tracks.get(name) or Track()
     times, values = track.times, track.values
     if need.window_us:
-        place = _place(times, time_us)
+        # Behind all that are not later, as everywhere here.
+        place = bisect_right(times, time_us)
         oldest = max(time_us, times[-1] if times else time_us) - need.window_us - LATENESS_US
-        cut = _cut(times, place, oldest, MOST_KEPT)
+        cut = _cut(place, bisect_right(times, oldest), len(times), MOST_KEPT)
         values = {
             each: _insert(
                 _column(values, each, len(times)), place, _number(event["properties"].get(each)), cut
@@ -131,14 +133,14 @@ class Behavior:
             return 0
         if window_us is None:
             return track.count
-        return len(track.times) - _place(track.times, self.now_us - window_us)
+        return len(track.times) - bisect_right(track.times, self.now_us - window_us)
 
     def sum(self, name: str, property: str, window_us: int) -> float:
         """The sum of a property over the events of a window; one without a number adds nothing."""
         track = self._tracks.get(name)
         if track is None or property not in track.values:
             return 0.0
-        values = track.values[property][_place(track.times, self.now_us - window_us) :]
+        values = track.values[property][bisect_right(track.times, self.now_us - window_us) :]
         return float(sum(value for value in values if value is not None))
 
     def first(self, name: str, window_us: int | None) -> Mapping[str, Any] | None:
@@ -148,10 +150,8 @@ class Behavior:
             return None
         if window_us is None:
             return event_view(track.first)
-        for event in track.events:
-            if to_us(event["occur_time"]) > self.now_us - window_us:
-                return event_view(event)
-        return None
+        place = bisect_right(track.events, self.now_us - window_us, key=_time_of)
+        return event_view(track.events[place]) if place < len(track.events) else None
 
     def last(self, name: str, window_us: int | None) -> Mapping[str, Any] | None:
         """The last event of a name, ever or in a window; None when there is none."""
@@ -191,21 +191,13 @@ def event_view(stored: Stored | None) -> Mapping[str, Any] | None:
     }
 
 
-def _place(times: tuple[int, ...], time_us: int) -> int:
-    """Behind all that are not later."""
-    low, high = 0, len(times)
-    while low < high:
-        middle = (low + high) // 2
-        if times[middle] <= time_us:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+def _time_of(event: Stored) -> int:
+    return to_us(event["occur_time"])
 
 
-def _cut(times: tuple[int, ...], place: int, oldest_us: int, most: int) -> int:
-    """How many of the oldest go when one more comes in."""
-    return max(min(_place(times, oldest_us), place), len(times) + 1 - most, 0)
+def _cut(place: int, oldest_place: int, length: int, most: int) -> int:
+    """How many of the oldest go when one more comes in at a place: those that are too old, and those that are too many."""
+    return max(min(oldest_place, place), length + 1 - most, 0)
 
 
 def _insert(column: tuple[Any, ...], place: int, value: Any, cut: int) -> tuple[Any, ...]:
@@ -231,7 +223,7 @@ def _later(kept: Stored | None, event: Stored, time_us: int) -> Stored:
 
 
 def _whole(events: tuple[Stored, ...], need: Need, event: Stored, time_us: int) -> tuple[Stored, ...]:
-    times = tuple(to_us(each["occur_time"]) for each in events)
-    place = _place(times, time_us)
-    oldest = max(time_us, times[-1] if times else time_us) - need.first_window_us - LATENESS_US
-    return _insert(events, place, event, _cut(times, place, oldest, MOST_EVENTS))
+    place = bisect_right(events, time_us, key=_time_of)
+    oldest = max(time_us, _time_of(events[-1]) if events else time_us) - need.first_window_us - LATENESS_US
+    oldest_place = bisect_right(events, oldest, key=_time_of)
+    return _insert(events, place, event, _cut(place, oldest_place, len(events), MOST_EVENTS))

@@ -6,6 +6,8 @@ from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from cairn.journey.times import to_datetime
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND: Final = timedelta(seconds=1)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -19,7 +21,7 @@ def next_time_of_day(start_us: int, zone: str, minute: int, weekdays: Collection
     `minute` counts from midnight; weekdays count from 0, Monday. A time that a change of clocks leaves out is the first
     instant after the gap, one that is repeated is its first, and a day that a zone left out has none. Raises OverflowError beyond the year 9999.
     """
-    start = _EPOCH + timedelta(microseconds=start_us)
+    start = to_datetime(start_us)
     day = start.astimezone(_zone(zone)).date()
     for _ in range(_MOST_DAYS):
         moment, weekday = _moment(zone, day, minute)

@@ -4,11 +4,12 @@ A standing is known by its id: the journey's, or `journey/key` for one value of 
 tests all come to the machine through here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from cairn.journey import limits
 from cairn.journey.behavior import record
@@ -16,6 +17,7 @@ from cairn.journey.live import LiveJourney, LiveJourneys
 from cairn.journey.machine import UnknownVersionError, advance
 from cairn.journey.reentry import is_needed
 from cairn.journey.state import (
+    OPEN_STATES,
     Effect,
     EventInput,
     Input,
@@ -31,7 +33,7 @@ from cairn.journey.state import (
 )
 
 
-class Dispatched:
+class Dispatched(msgspec.Struct, eq=False, gc=False):
     """What one input did to one profile.
 
     `profile` is the profile with the input; `standings` are those that changed, by their ids, None for one that nobody needs any
@@ -40,16 +42,13 @@ class Dispatched:
     a jump leads to and that are not served here.
     """
 
-    __slots__ = ("effects", "failures", "profile", "quiet", "standings", "transitions", "unserved")
-
-    def __init__(self, profile: Profile) -> None:
-        self.profile = profile
-        self.standings: dict[str, Standing | None] = {}
-        self.effects: list[tuple[str, tuple[Effect, ...]]] = []
-        self.transitions: list[Transition] = []
-        self.failures: dict[str, int] = {}
-        self.quiet: list[str] = []
-        self.unserved: list[str] = []
+    profile: Profile
+    standings: dict[str, Standing | None] = {}
+    effects: list[tuple[str, Sequence[Effect]]] = []
+    transitions: list[Transition] = []
+    failures: dict[str, int] = {}
+    quiet: list[str] = []
+    unserved: list[str] = []
 
 
 def dispatch_event(
@@ -62,16 +61,18 @@ def dispatch_event(
     if need is not None:
         tracks = record(profile.behavior, need, input.stored(), input.time_us)
         profile = Profile(profile.profile_id, profile.attributes, profile.time_zone, tracks)
-    run = _Dispatcher(live, profile, standings)
-    run.catch_up(input.time_us, before)
+    run = _Dispatcher(live, profile, standings, Dispatched(profile))
+    if run.is_behind(input.time_us):
+        run.catch_up(input.time_us, before)
+    out = run.out
     for journey in live.concerned_by_event(name):
-        told = len(run.out.transitions)
+        told = len(out.transitions)
         if journey.is_keyed:
             run.keyed(journey, input, before)
         else:
             run.one(journey, journey.journey_id, "", input, before)
-        if len(run.out.transitions) == told and not run.remembers(journey.journey_id):
-            run.out.quiet.append(journey.journey_id)
+        if len(out.transitions) == told and not run.remembers(journey.journey_id):
+            out.quiet.append(journey.journey_id)
     return run.finish()
 
 
@@ -82,24 +83,23 @@ def dispatch_profile(
 
     Raises UnknownVersionError for an open enrollment in a journey that is not served here.
     """
-    run = _Dispatcher(live, after, standings)
-    run.catch_up(time_us, before)
+    run = _Dispatcher(live, after, standings, Dispatched(after))
+    if run.is_behind(time_us):
+        run.catch_up(time_us, before)
     input = ProfileInput(time_us)
-    begins = {journey.journey_id for journey in live.by_profile}
-    reached: dict[str, str] = {}
-    for standing_id, standing in {**standings, **run.out.standings}.items():
-        journey_id, _, _ = standing_id.partition("/")
-        if standing is not None and (_is_open(standing) or standing_id in begins):
-            reached[standing_id] = journey_id
-    for journey_id in begins:
-        reached.setdefault(journey_id, journey_id)
+    changed = run.out.standings
+    reached = set(live.ids_by_profile)
+    for standing_id, standing in ({**standings, **changed} if changed else standings).items():
+        if standing is not None and _is_open(standing):
+            reached.add(standing_id)
     for standing_id in sorted(reached):
-        journey = live.get(reached[standing_id])
+        journey_id, _, key = standing_id.partition("/")
+        journey = live.get(journey_id)
         if journey is None:
-            raise UnknownVersionError(reached[standing_id])
+            raise UnknownVersionError(journey_id)
         # Without an event there is no value of a key that could begin anything.
-        may_enter = standing_id in begins and not journey.newest.key
-        run.one(journey, standing_id, standing_id.partition("/")[2], input, before, may_enter=may_enter)
+        may_enter = standing_id in live.ids_by_profile and not journey.newest.key
+        run.one(journey, standing_id, key, input, before, may_enter)
     return run.finish()
 
 
@@ -111,15 +111,18 @@ def dispatch_to(
     input: TimerInput | ReceiptInput | LifeInput,
 ) -> Dispatched:
     """What an input does that is for one standing. Raises UnknownVersionError when its journey is not served here."""
-    run = _Dispatcher(live, profile, standings)
-    if standing_id in standings:
+    run = _Dispatcher(live, profile, standings, Dispatched(profile))
+    standing = standings.get(standing_id)
+    if standing is not None:
         journey_id, _, key = standing_id.partition("/")
         journey = live.get(journey_id)
         if journey is None:
             raise UnknownVersionError(journey_id)
         # A timer that nobody waits for, or a receipt, moves nothing.
-        if isinstance(input, LifeInput) or (
-            isinstance(input, TimerInput) and _is_awaited(standings[standing_id], input)
+        if (
+            type(input) is not ReceiptInput
+            and run.is_behind(input.time_us)
+            and (type(input) is LifeInput or _is_awaited(standing, input))
         ):
             run.catch_up(input.time_us, profile)
         run.one(journey, standing_id, key, input, profile)
@@ -130,7 +133,8 @@ def key_of(path: tuple[str, ...], properties: Mapping[str, Any]) -> str | None:
     """The value of a key in an event's properties as text; None when it is not there, or is no text, number or boolean."""
     value: Any = properties
     for name in path:
-        if not isinstance(value, Mapping) or name not in value:
+        # A dict, unless somebody made up an event: what a mapping is at all takes long to find out.
+        if not isinstance(value, dict | Mapping) or name not in value:
             return None
         value = value[name]
     match value:
@@ -150,43 +154,46 @@ def key_of(path: tuple[str, ...], properties: Mapping[str, Any]) -> str | None:
     return text
 
 
-class _Dispatcher:
+class _Dispatcher(msgspec.Struct, eq=False, gc=False):
     """One input on its way to the standings that it reaches, and to those that it begins."""
 
-    def __init__(self, live: LiveJourneys, profile: Profile, standings: Mapping[str, Standing]) -> None:
-        self.live = live
-        self.profile = profile
-        self.standings = standings
-        self.out = Dispatched(profile)
-        self.starts: list[StartJourney] = []
+    live: LiveJourneys
+    profile: Profile
+    standings: Mapping[str, Standing]
+    out: Dispatched
+    starts: list[StartJourney] = []
 
     def remembers(self, journey_id: str) -> bool:
         """Whether something waits for a journey's resume to begin."""
-        changed = self.out.standings.items()
-        return any(
-            standing is not None and standing.remembered is not None
-            for standing_id, standing in changed
-            if standing_id.partition("/")[0] == journey_id
-        )
+        for standing_id, standing in self.out.standings.items():
+            remembers = standing is not None and standing.remembered is not None
+            if remembers and standing_id.partition("/")[0] == journey_id:
+                return True
+        return False
 
     def standing(self, standing_id: str) -> Standing:
-        if standing_id in self.out.standings:
-            return self.out.standings[standing_id] or Standing()
+        changed = self.out.standings
+        if changed and standing_id in changed:
+            return changed[standing_id] or Standing()
         return self.standings.get(standing_id) or Standing()
+
+    def is_behind(self, time_us: int) -> bool:
+        """Whether anything may have come to a standing before an input."""
+        if self.live.have_lives:
+            return True
+        for standing in self.standings.values():
+            enrollment = standing.enrollment
+            if enrollment is not None and 0 < enrollment.wake_us < time_us:
+                return True
+        return False
 
     def catch_up(self, time_us: int, before: Profile) -> None:
         """Applies to every standing what came before an input: what was due before its moment, and the resumes and ends of journeys
         that a sweep has not brought yet; in order of time, as the profile was until then.
 
         The machine does the same for the one that an input reaches; here it is done for all, because a jump, the event itself or a
-        resume can make one see what another did.
+        resume can make one see what another did. Nothing to do unless something `is_behind`.
         """
-        if not self.live.have_lives:
-            for standing in self.standings.values():
-                if 0 < _wake_us(standing) < time_us:
-                    break
-            else:
-                return
         stuck: set[str] = set()
         while found := self._earliest(time_us, stuck):
             due_us, standing_id = found
@@ -237,14 +244,13 @@ class _Dispatcher:
         key: str,
         input: Input,
         before: Profile,
-        *,
         may_enter: bool = True,
     ) -> None:
         """Runs the machine on one standing."""
         standing = self.standing(standing_id)
         if key and (goal_us := self.standing(journey.journey_id).goal_us) > standing.goal_us:
             # An input without a key met the goal for all of them.
-            standing = msgspec.structs.replace(standing, goal_us=goal_us)
+            standing = replace(standing, goal_us=goal_us)
         outcome = advance(
             journey, self.profile, standing, input, previous=before, key=key, may_enter=may_enter
         )
@@ -255,7 +261,8 @@ class _Dispatcher:
             out.effects.append((standing_id, outcome.effects))
         if outcome.starts:
             self.starts += outcome.starts
-        out.transitions += outcome.transitions
+        if outcome.transitions:
+            out.transitions += outcome.transitions
         if outcome.standing is not standing:
             out.standings[standing_id] = outcome.standing
 
@@ -278,12 +285,13 @@ class _Dispatcher:
             reached.append((journey_id, ""))
         for standing_id, key in reached:
             may_enter = standing_id == entry_id
-            self.one(journey, standing_id, key, input, before, may_enter=may_enter)
+            self.one(journey, standing_id, key, input, before, may_enter)
         self._forget(journey, input.time_us)
 
     def finish(self) -> Dispatched:
         """Begins what jumps lead to, and returns all that came of the input."""
-        self.begin_started()
+        if self.starts:
+            self.begin_started()
         return self.out
 
     def begin_started(self) -> None:
@@ -343,7 +351,7 @@ def _is_awaited(standing: Standing, timer: TimerInput) -> bool:
 
 
 def _is_open(standing: Standing) -> bool:
-    return standing.enrollment is not None and standing.enrollment.is_open
+    return standing.enrollment is not None and standing.enrollment.state in OPEN_STATES
 
 
 def _is_meant(journey: LiveJourney, key: str, standing: Standing, properties: Mapping[str, Any]) -> bool:

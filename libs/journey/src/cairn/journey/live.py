@@ -25,7 +25,7 @@ class Pause:
     until_us: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LiveJourney:
     """A journey as it is served: the newest version takes new enrollments, the others keep those they have.
 
@@ -37,12 +37,17 @@ class LiveJourney:
     pauses: tuple[Pause, ...] = ()
     end_us: int | None = None
     removes: bool = False
+    journey_id: str = field(init=False)
     newest: Plan = field(init=False)
+    has_lived: bool = field(init=False)
+    """Whether it was ever paused or has ended."""
     event_names: frozenset[str] | None = field(init=False)
     is_keyed: bool = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "newest", self.plans[max(self.plans)])
+        object.__setattr__(self, "journey_id", self.newest.journey_id)
+        object.__setattr__(self, "has_lived", bool(self.pauses) or self.end_us is not None)
         names: frozenset[str] | None = frozenset()
         for plan in self.plans.values():
             more = plan.event_names
@@ -53,11 +58,6 @@ class LiveJourney:
             # The end of a journey ends its pause.
             last = Pause(self.pauses[-1].mode, self.pauses[-1].since_us, self.end_us)
             object.__setattr__(self, "pauses", (*self.pauses[:-1], last))
-
-    @property
-    def journey_id(self) -> str:
-        """The journey's id."""
-        return self.newest.journey_id
 
     @property
     def pause(self) -> Pause | None:
@@ -89,9 +89,10 @@ class LiveJourneys:
             name: tuple(sorted((*everyone, *named), key=lambda journey: journey.journey_id))
             for name, named in by_event.items()
         }
-        self.have_lives = any(journey.pauses or journey.end_us is not None for journey in served)
+        self.have_lives = any(journey.has_lived for journey in served)
         """Whether any journey was ever paused or has ended: else nobody has to ask."""
         self.by_profile = tuple(journey for journey in served if journey.can_begin_by_profile)
+        self.ids_by_profile = frozenset(journey.journey_id for journey in self.by_profile)
         self.needs: Mapping[str, Need] = needs_of(
             ask
             for journey in served

@@ -5,19 +5,22 @@ milestone, the current step. Time is the input's own; nothing here knows a clock
 `_running`, who an input reaches in `dispatch`.
 """
 
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
-import msgspec
+from msgspec.structs import replace
 
 from cairn.journey._running import Running, UnknownVersionError
-from cairn.journey.dues import next_due_us, shift, stale_dues
+from cairn.journey.dues import next_due_us, shift, stale_exits
 from cairn.journey.live import LiveJourney, Pause, PauseMode
-from cairn.journey.model import ExitCriterion, WhileActive
+from cairn.journey.model import ExitCriterion
 from cairn.journey.plan import GOAL, Plan, Rule, WaitForConditionInstruction
 from cairn.journey.reentry import enrollment_id_of, refusal
 from cairn.journey.state import (
+    HELD,
+    RESTING,
+    WAITING,
     Enrollment,
-    EnrollmentState,
     EventInput,
     Input,
     Json,
@@ -35,10 +38,12 @@ from cairn.journey.state import (
     Transition,
     stored_input,
 )
+from cairn.rules import Criteria
 
 __all__ = ["UnknownVersionError", "advance"]
 
-_NOTHING_STALE: Final[tuple[ExitCriterion, ...]] = ()
+_ENTERED: Final = Kind.ENTERED
+_GOAL_ACHIEVED: Final = Kind.GOAL_ACHIEVED
 
 
 def advance(
@@ -59,80 +64,67 @@ def advance(
     Raises UnknownVersionError when the open enrollment's version is not among the journey's plans.
     """
     run = _Run(journey, profile, previous or profile, standing, key)
-    match input:
-        case EventInput():
-            return run.take(input, f"event {input.event_id}", may_enter)
-        case TimerInput():
-            return run.take_timer(input)
-        case ReceiptInput():
-            return run.take_receipt(input)
-        case ProfileInput():
-            return run.take(input, "profile", may_enter)
-        case StartInput():
-            return run.take_start(input)
-        case _:
-            return run.take_life(input)
+    return _TAKES[type(input)](run, input, may_enter)
 
 
 class _Run(Running):
     """One input on one standing: who it is tested for, and which rule acts."""
 
+    __slots__ = ()
+
     # The kinds of input
 
-    def take_receipt(self, input: ReceiptInput) -> Outcome:
+    def take_receipt(self, input: ReceiptInput, _: bool) -> Outcome:
         enrollment = self.enrollment
         if enrollment is None:
             return Outcome(self.before)
-        pending = tuple(each for each in enrollment.pending if each.activation_id != input.activation_id)
+        pending = [each for each in enrollment.pending if each.activation_id != input.activation_id]
         if len(pending) == len(enrollment.pending):
             return Outcome(self.before)
-        enrollment.pending = pending
+        enrollment.pending = tuple(pending)
         self.keep(enrollment)
         return Outcome(self.standing)
 
-    def take_timer(self, input: TimerInput) -> Outcome:
+    def take_timer(self, input: TimerInput, _: bool) -> Outcome:
         enrollment = self.enrollment
         if enrollment is None or not enrollment.wake_us or input.timer_id != enrollment.timer_id:
             return Outcome(self.before)
         enrollment.wake_us = 0
         self.live_through()
-        self.pass_time(input.time_us)
-        return self.outcome()
+        return self.outcome(self.pass_time(input.time_us))
 
-    def take_life(self, input: LifeInput) -> Outcome:
+    def take_life(self, input: LifeInput, _: bool) -> Outcome:
         self.live_through()
         if self.enrollment is None and self.standing is self.before:
             return Outcome(self.before)
-        self.pass_time(input.time_us)
-        return self.outcome()
+        return self.outcome(self.pass_time(input.time_us))
 
-    def take(self, input: EventInput | ProfileInput, cause: str, may_enter: bool) -> Outcome:
+    def take(self, input: EventInput | ProfileInput, may_enter: bool) -> Outcome:
         """An event or a change of the profile: what was due before it, the input itself, what is due with it."""
         time_us = input.time_us
         self.catch_up(time_us - 1)
-        self.see(input if isinstance(input, EventInput) else None, cause, time_us)
-        current, moved = self.enrollment, False
+        event = input if type(input) is EventInput else None
+        self.see(event, "profile" if event is None else f"event {event.event_id}", time_us)
+        current, newest, moved = self.enrollment, self.journey.newest, False
         if current is not None:
             if time_us < current.now_us:
                 self.late_us = current.now_us - time_us
                 self.at_us = current.now_us
             else:
                 current.now_us = time_us
-            if isinstance(input, EventInput):
-                self.keep_latest(current, input)
-        goal_met = self.remember_goal(time_us)
+            if event is not None:
+                self.keep_latest(current, event)
+        chances = newest.chances(self.event_name)
+        goal_met = chances.goal is not None and self.remember_goal(chances.goal, time_us)
         if current is not None:
-            same_plan = self.plan is self.journey.newest
-            moved = self.test_and_move(current, goal_met if same_plan else None, _NOTHING_STALE)
+            moved = self.test_and_move(current, goal_met if self.plan is newest else None)
             moved = moved or self.meet_condition(current)
-        if not moved and may_enter and not goal_met:
-            self.try_entry(input, time_us)
+        if chances.entry is not None and may_enter and not moved and not goal_met:
+            self.try_entry(chances.entry, time_us)
         enrollment = self.enrollment
-        if enrollment is not None and (moved or enrollment is not current or enrollment.wake_us <= time_us):
-            self.pass_time(enrollment.now_us)
-        return self.outcome()
+        return self.outcome(None if enrollment is None else self.pass_time(enrollment.now_us))
 
-    def take_start(self, input: StartInput) -> Outcome:
+    def take_start(self, input: StartInput, _: bool) -> Outcome:
         """A jump arrives. It is an input of its own to this journey, whose entry criteria it need not meet."""
         self.catch_up(input.time_us - 1)
         self.steps = input.steps
@@ -149,19 +141,21 @@ class _Run(Running):
                 latest=input.latest,
             )
         )
-        if self.enrollment is not None:
-            self.pass_time(self.enrollment.now_us)
-        return self.outcome()
+        enrollment = self.enrollment
+        return self.outcome(None if enrollment is None else self.pass_time(enrollment.now_us))
 
     def see(self, input: EventInput | None, cause: str, time_us: int) -> None:
         """From here on the input is what criteria read and what caused the changes."""
         self.input, self.cause, self.at_us = input, cause, time_us
-        self.event = input.view if input is not None else None
-        self.event_name = self.event["name"] if self.event is not None else None
+        if input is None:
+            self.event = self.event_name = None
+        else:
+            self.event = input.view
+            self.event_name = input.view["name"]
 
     def keep_latest(self, enrollment: Enrollment, input: EventInput) -> None:
         """The latest event is the one that happened last, not the one that came last."""
-        stored, latest = input.stored(), enrollment.latest
+        stored, latest = input.stored(), enrollment.latest or enrollment.entry
         # All are written in UTC, so that their order is that of their text.
         if latest is None or latest["occur_time"] <= stored["occur_time"]:
             enrollment.latest = stored
@@ -170,90 +164,94 @@ class _Run(Running):
 
     def catch_up(self, until_us: int) -> None:
         """Applies all that came before an input: it sees the profile as it was then."""
-        journey, enrollment = self.journey, self.enrollment
-        untouched = not journey.pauses and journey.end_us is None
+        enrollment = self.enrollment
         # Its wake-up is when time will next do something: until then there is nothing to do.
-        if untouched and (enrollment is None or until_us < enrollment.wake_us):
+        if not self.journey.has_lived and (enrollment is None or until_us < enrollment.wake_us):
             return
         profile, self.profile = self.profile, self.previous
         self.live_through()
         self.pass_time(until_us)
         self.profile, self.steps = profile, 0
 
-    def pass_time(self, until_us: int) -> None:
-        """Applies all that is due up to and including a moment, in order of due time. Each is an input of its own, without an event."""
+    def pass_time(self, until_us: int) -> int | None:
+        """Applies all that is due up to and including a moment, in order of due time. Each is an input of its own, without an event.
+
+        Returns when time will next do something to the open enrollment; None when it never will.
+        """
         enrollment = self.enrollment
-        if enrollment is None or self.is_frozen:
-            return
+        if enrollment is None or (self.pause is not None and self.is_frozen):
+            return None
         due = next_due_us(self.plan, enrollment)
         if due is None or due > until_us:
-            return
+            return due
         seen = self.input, self.cause, self.at_us, self.late_us
-        while due is not None and due <= until_us and enrollment.is_open:
+        while due is not None and due <= until_us:
             if due > enrollment.now_us:
                 # Steps are counted by the instant: what takes time can't go round in one.
                 enrollment.now_us, self.steps = due, 0
             self.see(None, "timer", enrollment.now_us)
             self.late_us = 0
             self.apply_due(enrollment)
-            if self.enrollment is not enrollment:
-                break
-            due = next_due_us(self.plan, enrollment)
+            due = next_due_us(self.plan, enrollment) if self.enrollment is enrollment else None
         input, cause, at_us, self.late_us = seen
         self.see(input, cause, at_us)
+        return due
 
     def apply_due(self, enrollment: Enrollment) -> None:
-        now = enrollment.now_us
-        stale = tuple(exit for exit, due in stale_dues(self.plan, enrollment) if due <= now)
+        stale = stale_exits(self.plan, enrollment)
         if self.test_and_move(enrollment, None, stale):
             return
-        if enrollment.state is EnrollmentState.WAITING:
+        if enrollment.state is WAITING:
             self.end_wait(enrollment, met=False)
         else:
-            self.end(enrollment, EnrollmentState.COMPLETED, Kind.COMPLETED)
+            self.end(enrollment, Kind.COMPLETED)
 
     # The rules, in their order
 
     def test_and_move(
-        self, enrollment: Enrollment, goal_met: bool | None, stale: tuple[ExitCriterion, ...]
+        self,
+        enrollment: Enrollment,
+        goal_met: bool | None,
+        stale: tuple[ExitCriterion, ...] = (),
     ) -> bool:
         """Tests rules 1 to 4 and acts on the first that holds. `goal_met` None: not known yet."""
-        rules = self.plan.rules(enrollment.stage, self.event_name)
+        rules = self.plan.chances(self.event_name).rules[enrollment.stage]
         if not rules:
             return False
-        held = [rule for rule in rules if self.rule_holds(rule, enrollment, goal_met, stale)]
+        held = []
+        for rule in rules:
+            if rule.criteria is None:
+                holds = bool(stale) and any(rule.exit is each for each in stale)
+            elif goal_met is not None and rule.name == GOAL:
+                holds = goal_met
+            else:
+                holds = self.holds(rule.criteria, enrollment)
+            if holds:
+                held.append(rule)
         if not held:
             return False
-        also_held = [rule.name for rule in held[1:]]
+        also_held = [rule.name for rule in held[1:]] if len(held) > 1 else []
         if self.step_holds(enrollment):
             also_held.append(f"step {self.plan.program[enrollment.position].step_id}")  # type: ignore[union-attr]
         self.move(enrollment, held[0], also_held)
         return True
 
-    def rule_holds(
-        self, rule: Rule, enrollment: Enrollment, goal_met: bool | None, stale: tuple[ExitCriterion, ...]
-    ) -> bool:
-        if rule.criteria is None:
-            return any(rule.exit is each for each in stale)
-        if goal_met is not None and rule.name == GOAL:
-            return goal_met
-        return self.holds(rule.criteria, enrollment)
-
     def step_holds(self, enrollment: Enrollment) -> bool:
         """Whether rule 5 holds: the current step is a wait that expires, or one whose condition is met. An event of the same
         instant comes before the expiry."""
-        if enrollment.state is not EnrollmentState.WAITING or not enrollment.wait_until_us:
+        if enrollment.state is not WAITING or not enrollment.wait_until_us:
             return False
         if self.cause == "timer":
             return enrollment.wait_until_us <= enrollment.now_us
         instruction = self.plan.program[enrollment.position]
-        return isinstance(instruction, WaitForConditionInstruction) and self.can_hold(
+        return type(instruction) is WaitForConditionInstruction and self.can_hold(
             instruction.criteria, enrollment
         )
 
     def meet_condition(self, enrollment: Enrollment) -> bool:
         """Rule 5 for an input that is no timer: goes on if the condition that is waited for is met."""
-        if not self.step_holds(enrollment):
+        instruction = self.plan.program[enrollment.position]
+        if type(instruction) is not WaitForConditionInstruction or not self.step_holds(enrollment):
             return False
         self.end_wait(enrollment, met=True)
         return True
@@ -267,13 +265,13 @@ class _Run(Running):
         if rule.exit is None and rule.to is None:
             self.achieve_goal(enrollment, more)
         elif rule.to is None:
-            self.end(enrollment, EnrollmentState.EXITED, Kind.EXITED, {"exit": name, **more}, name)
+            self.end(enrollment, Kind.EXITED, {"exit": name, **more}, name)
         else:
             if name:
                 more = {"exit": name, **more}
             else:
                 for skipped in range(enrollment.stage + 1, rule.to):
-                    self.record(Kind.STAGE_SKIPPED, enrollment, stage=skipped)
+                    self.record(Kind.STAGE_SKIPPED, enrollment, "", None, skipped)
             self.enter_stage(enrollment, rule.to, more)
             self.go_on(enrollment)
 
@@ -282,38 +280,34 @@ class _Run(Running):
         if target is not None:
             detail = {"journey": target.journey_id, "stage": target.stage, **detail}
         self.writable().achieved = True
-        entry, latest = enrollment.entry, enrollment.latest
-        self.end(enrollment, EnrollmentState.GOAL_ACHIEVED, Kind.GOAL_ACHIEVED, detail)
+        entry, latest = enrollment.entry, enrollment.latest_event
+        self.end(enrollment, _GOAL_ACHIEVED, detail)
         if target is not None:
             self.start(target, enrollment, entry, latest)
 
     # Entry
 
-    def remember_goal(self, time_us: int) -> bool:
+    def remember_goal(self, goal: Criteria, time_us: int) -> bool:
         """Whether the input meets the goal of the newest version; if so, when is kept, enrolled or not."""
-        newest = self.journey.newest
-        if newest.goal is None:
-            return False
-        plan, self.plan = self.plan, newest
-        met = self.can_hold(newest.goal, self.enrollment)
+        plan, self.plan = self.plan, self.journey.newest
+        met = self.holds(goal, self.enrollment)
         self.plan = plan
         if met and time_us > self.standing.goal_us:
             self.writable().goal_us = time_us
         return met
 
-    def try_entry(self, input: EventInput | ProfileInput, time_us: int) -> None:
+    def try_entry(self, entry: Criteria, time_us: int) -> None:
         """Begins an enrollment in the newest version if the input meets its entry criteria and no rule of re-entry forbids it."""
-        newest = self.journey.newest
         current = self.enrollment
         if current is not None and not self.may_begin(current):
             return
-        plan, self.plan, at_us = self.plan, newest, self.at_us
+        plan, self.plan, at_us = self.plan, self.journey.newest, self.at_us
         self.at_us = time_us
-        holds = self.can_hold(newest.entry, None)
+        holds = self.holds(entry, None)
         self.plan, self.at_us = plan, at_us
         if not holds:
             return
-        stored = input.stored() if isinstance(input, EventInput) else None
+        stored = self.input.stored() if self.input is not None else None
         self.enter(
             RememberedEntry(
                 time_us=time_us,
@@ -327,10 +321,10 @@ class _Run(Running):
 
     def may_begin(self, enrollment: Enrollment) -> bool:
         """Somebody at rest in the last stage may begin again, and anybody where a new entry event restarts."""
-        return self.is_at_rest(enrollment) or self.journey.newest.reentry.while_active is WhileActive.RESTART
+        return self.journey.newest.restarts or self.is_at_rest(enrollment)
 
     def is_at_rest(self, enrollment: Enrollment) -> bool:
-        return enrollment.state is EnrollmentState.RESTING and enrollment.stage == len(self.plan.stages) - 1
+        return enrollment.state is RESTING and enrollment.stage == self.plan.last_stage
 
     def enter(self, entry: RememberedEntry, *, before_end: bool = False) -> None:
         """Begins an enrollment, or refuses to, or remembers to when the journey resumes. `before_end` says that it would have done
@@ -339,7 +333,7 @@ class _Run(Running):
         if self.journey.end_us is not None and not before_end:
             self.refuse_ended(entry)
             return
-        if entry.stage and entry.stage not in (stage.name for stage in plan.stages):
+        if entry.stage and entry.stage not in plan.stage_names:
             # There when the jump was published; a version since has left it out.
             self.refuse(plan, entry, "stage")
             return
@@ -352,7 +346,7 @@ class _Run(Running):
             self.refuse(plan, entry, reason)
             return
         if self.pause is not None:
-            if self.standing.remembered is None or plan.reentry.while_active is WhileActive.RESTART:
+            if self.standing.remembered is None or plan.restarts:
                 standing = self.writable()
                 standing.remembered, standing.pauses = entry, self.lived
             return
@@ -364,7 +358,7 @@ class _Run(Running):
             self.refuse(self.journey.newest, entry, "ended")
 
     def refuse(self, plan: Plan, entry: RememberedEntry, reason: str) -> None:
-        stage = entry.stage or plan.stages[0].name
+        stage = entry.stage or plan.stage_names[0]
         self.transitions.append(
             Transition(
                 entry.time_us, plan.journey_id, plan.version, "", Kind.ENTRY_REFUSED, stage, "",
@@ -379,24 +373,23 @@ class _Run(Running):
             time_us = current.now_us = max(time_us, current.now_us)
             if restarts:
                 self.leave_step(current, "restart")
-                self.end(current, EnrollmentState.RESTARTED, Kind.RESTARTED)
+                self.end(current, Kind.RESTARTED)
             else:
-                self.end(current, EnrollmentState.COMPLETED, Kind.COMPLETED)
-        names = [stage.name for stage in plan.stages]
-        stage = names.index(entry.stage) if entry.stage in names else 0
+                self.end(current, Kind.COMPLETED)
+        stage = plan.stage_names.index(entry.stage) if entry.stage else 0
         enrollment = Enrollment(
             enrollment_id=enrollment_id_of(
                 self.profile.profile_id, plan.journey_id, self.key, entry.id_cause, time_us, self.standing
             ),
             version=plan.version,
-            state=EnrollmentState.WAITING,
+            state=WAITING,
             stage=stage,
             position=0,
             enter_us=time_us,
             stage_enter_us=time_us,
             now_us=time_us,
             entry=entry.entry,
-            latest=entry.latest,
+            latest=None if entry.latest == entry.entry else entry.latest,
         )
         standing = self.writable()
         if not restarts:
@@ -406,12 +399,11 @@ class _Run(Running):
         self.plan, self.enrollment, self.at_us, self.entry_seen = plan, enrollment, time_us, None
         self.late_us = 0
         late_us = time_us - entry.time_us
-        self.record(
-            Kind.ENTERED, enrollment, detail={"late_seconds": late_us / 1_000_000} if late_us else None
-        )
+        detail: Json | None = {"late_seconds": late_us / 1_000_000} if late_us else None
+        self.record(_ENTERED, enrollment, "", detail)
         self.enter_stage(enrollment, stage)
         # A jump's input was tested where it came from. The goal is not met, or an input would not have begun anything.
-        if entry.stage is not None or not self.test_and_move(enrollment, False, _NOTHING_STALE):
+        if entry.stage is not None or not self.test_and_move(enrollment, False):
             self.go_on(enrollment)
 
     # The life of the journey
@@ -459,7 +451,7 @@ class _Run(Running):
         if ended and self.journey.removes:
             # The end of the journey ended the pause, and takes away what was held.
             enrollment = None
-        if enrollment is not None and enrollment.state is EnrollmentState.HELD:
+        if enrollment is not None and enrollment.state is HELD:
             enrollment.now_us = max(enrollment.now_us, until_us)
             held, enrollment.held = enrollment.held, None
             self.see(stored_input(held) if held else None, "resume", enrollment.now_us)
@@ -474,27 +466,35 @@ class _Run(Running):
         elif refusal(self.journey.newest, self.standing, remembered.time_us) == "goal":
             self.refuse(self.journey.newest, remembered, "goal")
         else:
-            self.enter(msgspec.structs.replace(remembered, time_us=self.at_us), before_end=True)
+            self.enter(replace(remembered, time_us=self.at_us), before_end=True)
 
     def remove(self, enrollment: Enrollment, time_us: int, cause: str) -> None:
         enrollment.now_us = max(enrollment.now_us, time_us)
         self.see(None, cause, enrollment.now_us)
         self.leave_step(enrollment, cause)
-        self.end(enrollment, EnrollmentState.REMOVED, Kind.REMOVED)
+        self.end(enrollment, Kind.REMOVED)
 
     # What comes of it
 
-    def outcome(self) -> Outcome:
-        """Keeps the open enrollment and asks for one wake-up at the earliest of its due times."""
+    def outcome(self, due: int | None) -> Outcome:
+        """Keeps the open enrollment and asks for one wake-up, at the earliest of its due times."""
         enrollment = self.enrollment
         if enrollment is not None:
-            due = None if self.is_frozen else next_due_us(self.plan, enrollment)
             if due is not None and due != enrollment.wake_us:
                 self.cancel_timer(enrollment)
                 enrollment.wake_us = due
                 enrollment.wake_number += 1
                 self.effects.append(ScheduleTimer(enrollment.timer_id, due))
-            self.keep(enrollment)
-        return Outcome(
-            self.standing, tuple(self.effects), tuple(self.transitions), self.failures, self.starts
-        )
+            self.writable().enrollment = enrollment
+        return Outcome(self.standing, self.effects, self.transitions, self.failures, self.starts)
+
+
+_TAKES: Final[Mapping[type[Input], Callable[[_Run, Any, bool], Outcome]]] = {
+    EventInput: _Run.take,
+    TimerInput: _Run.take_timer,
+    ReceiptInput: _Run.take_receipt,
+    ProfileInput: _Run.take,
+    StartInput: _Run.take_start,
+    LifeInput: _Run.take_life,
+}
+"""What takes each kind of input."""

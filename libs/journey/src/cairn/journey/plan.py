@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Final, TypeAlias, final
 
 from cairn.journey import limits
 from cairn.journey.model import (
@@ -21,10 +21,12 @@ from cairn.journey.model import (
     WaitForCondition,
     WaitUntil,
     WaitUntilTime,
+    WhileActive,
 )
 from cairn.rules import Criteria, CriteriaError, Scope, compile_criteria
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class WaitInstruction:
     """Stop here for a while; the next instruction is the one after."""
@@ -33,6 +35,7 @@ class WaitInstruction:
     duration_us: int
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class WaitUntilInstruction:
     """Stop here until a moment."""
@@ -41,6 +44,7 @@ class WaitUntilInstruction:
     moment_us: int
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class WaitUntilTimeInstruction:
     """Stop here until a time of day in the profile's zone."""
@@ -50,6 +54,7 @@ class WaitUntilTimeInstruction:
     weekdays: frozenset[int]
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class WaitForConditionInstruction:
     """Stop here until a criteria holds, then go on at `met`, or until the timeout, then at `timed_out`."""
@@ -61,6 +66,7 @@ class WaitForConditionInstruction:
     timed_out: int
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class ActivateInstruction:
     """Ask for an activation and go on."""
@@ -71,6 +77,7 @@ class ActivateInstruction:
     action: AudienceAction
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class DecideInstruction:
     """Go on at the first of (name, criteria, instruction) that holds; one without criteria always does."""
@@ -79,6 +86,7 @@ class DecideInstruction:
     branches: tuple[tuple[str, Criteria | None, int], ...]
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class ExperimentInstruction:
     """Go on at the first of (name, bound in percent, instruction) whose bound lies above the profile's hash."""
@@ -87,6 +95,7 @@ class ExperimentInstruction:
     variants: tuple[tuple[str, int, int], ...]
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class GotoInstruction:
     """Go on elsewhere: where the ways of a step meet again."""
@@ -94,6 +103,7 @@ class GotoInstruction:
     to: int
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class JumpInstruction:
     """End here and begin another journey."""
@@ -102,6 +112,7 @@ class JumpInstruction:
     target: Target
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class RestInstruction:
     """Rest in the stage: an end step, or the end of the stage's steps (then `step_id` is empty)."""
@@ -133,7 +144,8 @@ class StagePlan:
     exits: tuple[ExitCriterion, ...]
 
 
-class Rule(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rule:
     """One rule of precedence where somebody is: its name on the timeline, when it holds (by a criteria, or staleness), where it
     leads (a stage's index, None: out), and the name of the exit that it is."""
 
@@ -145,6 +157,18 @@ class Rule(NamedTuple):
 
 GOAL = "goal"
 """The name of the rule that ends with GOAL_ACHIEVED."""
+
+_OTHER: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Chances:
+    """What an input can set off at all, by the name of its event: whether it can meet the goal and the entry criteria, and for
+    each stage the rules 1 to 4 that it can meet there, in order of precedence."""
+
+    goal: Criteria | None
+    entry: Criteria | None
+    rules: tuple[tuple[Rule, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,13 +192,27 @@ class Plan:
     key: tuple[str, ...]
     time_zone: str
     segments: Mapping[str, Criteria]
+    stage_names: tuple[str, ...] = field(init=False)
+    last_stage: int = field(init=False)
+    restarts: bool = field(init=False)
+    """Whether a new entry event restarts somebody who is on the way."""
     stale: tuple[tuple[int, int], ...] = field(init=False)
     """For each stage the shortest staleness of the journey, and of the stage itself, that applies there; 0 for none."""
-    _rules: dict[tuple[int, str | None], tuple[Rule, ...]] = field(init=False, repr=False, compare=False)
+    is_last_stage_final: bool = field(init=False)
+    """Whether nothing is left to wait for at rest in the last stage."""
+    _names: frozenset[str] = field(init=False, repr=False, compare=False)
+    _chances: dict[object, Chances] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_rules", {})
+        leaves = [exit for exit in self.exits if exit.to is None]
+        needed = [each.event_names_needed for each in self.criteria() if each.event_names_needed]
+        object.__setattr__(self, "_names", frozenset[str]().union(*needed))
+        object.__setattr__(self, "_chances", {})
+        object.__setattr__(self, "stage_names", tuple(stage.name for stage in self.stages))
+        object.__setattr__(self, "last_stage", len(self.stages) - 1)
+        object.__setattr__(self, "restarts", self.reentry.while_active is WhileActive.RESTART)
         object.__setattr__(self, "stale", tuple(self._shortest(stage) for stage in range(len(self.stages))))
+        object.__setattr__(self, "is_last_stage_final", not (self.goal or leaves or self.stages[-1].exits))
 
     def _shortest(self, stage: int) -> tuple[int, int]:
         of_journey = [exit.stale_us for exit in self.exits if exit.stale_us and applies(exit, stage)]
@@ -208,22 +246,26 @@ class Plan:
             names |= criteria.event_names
         return frozenset(names)
 
-    @property
-    def is_last_stage_final(self) -> bool:
-        """Whether nothing is left to wait for at rest in the last stage."""
-        exits = [exit for exit in self.exits if exit.to is None]
-        return not (self.goal or exits or self.stages[-1].exits)
+    def chances(self, event_name: str | None) -> Chances:
+        """What an input can set off; `event_name` is None for one that is no event."""
+        chances = self._chances.get(event_name)
+        if chances is None:
+            # Events of whose name no criteria knows have all the same ones.
+            known = event_name if event_name is None or event_name in self._names else _OTHER
+            chances = self._chances.get(known) or self._chances.setdefault(
+                known, self._find_chances(event_name)
+            )
+        return chances
 
-    def rules(self, stage: int, event_name: str | None) -> tuple[Rule, ...]:
-        """The rules 1 to 4 that an input can meet in a stage, in order of precedence: the goal, exits of the journey, exits of
-        the stage, milestones from the furthest on. `event_name` is None for an input that is no event."""
-        rules = self._rules.get((stage, event_name))
-        if rules is None:
-            rules = tuple(rule for rule in self.every_rule(stage) if _can_hold(rule.criteria, event_name))
-            # Names come from the journey's criteria or are as good as one: whatever the caller sends, few are kept.
-            if len(self._rules) < 4096:
-                self._rules[stage, event_name] = rules
-        return rules
+    def _find_chances(self, event_name: str | None) -> Chances:
+        return Chances(
+            goal=self.goal if _can_hold(self.goal, event_name) else None,
+            entry=self.entry if _can_hold(self.entry, event_name) else None,
+            rules=tuple(
+                tuple(rule for rule in self.every_rule(stage) if _can_hold(rule.criteria, event_name))
+                for stage in range(len(self.stages))
+            ),
+        )
 
     def every_rule(self, stage: int) -> Iterator[Rule]:
         """The rules 1 to 4 that are there in a stage, in order of precedence, whatever the input."""

@@ -33,8 +33,8 @@ def enrollment_id_of(
     Two changes of a profile may come in one instant: the enrollment before, and the count of entries, tell apart what they begin.
     """
     before = standing.enrollment.enrollment_id if standing.enrollment else ""
-    parts = (profile_id, journey_id, key, cause, str(time_us), str(standing.entries), before)
-    return blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
+    parts = f"{profile_id}\0{journey_id}\0{key}\0{cause}\0{time_us}\0{standing.entries}\0{before}"
+    return blake2b(parts.encode("utf-8", "surrogatepass"), digest_size=10).hexdigest()
 
 
 def is_needed(journey: LiveJourney, standing: Standing, now_us: int) -> bool:

@@ -1,14 +1,18 @@
-"""Owns the shapes that the machine takes and gives: state, inputs, effects. Times are microseconds since the epoch, UTC."""
+"""Owns the shapes that the machine takes and gives: state, inputs, effects. Times are microseconds since the epoch, UTC.
+
+None of them can be part of a cycle (JSON has none), so the garbage collector need not look at them: `gc=False`. A service
+holds tens of thousands.
+"""
 
 import enum
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, final
 
 import msgspec
 
 from cairn.journey.behavior import Tracks, event_view
 from cairn.journey.model import AudienceAction
-from cairn.journey.times import to_us
+from cairn.journey.times import isoformat, to_us
 
 Json = dict[str, Any]
 """A JSON object: text, numbers, booleans, None, lists and objects."""
@@ -33,7 +37,11 @@ class EnrollmentState(enum.IntEnum):
         return self in OPEN_STATES
 
 
-OPEN_STATES = frozenset({EnrollmentState.WAITING, EnrollmentState.RESTING, EnrollmentState.HELD})
+# By themselves as well: every input asks for them, and Python 3.11 takes ten times as long to find a member of an enum.
+WAITING: Final = EnrollmentState.WAITING
+RESTING: Final = EnrollmentState.RESTING
+HELD: Final = EnrollmentState.HELD
+OPEN_STATES: Final = frozenset({WAITING, RESTING, HELD})
 """The states of an enrollment that goes on."""
 
 
@@ -60,7 +68,7 @@ class Kind(enum.IntEnum):
     MIGRATED = 18
 
 
-class PendingActivation(msgspec.Struct, frozen=True, array_like=True):
+class PendingActivation(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An activation that has no receipt yet."""
 
     activation_id: str
@@ -68,13 +76,14 @@ class PendingActivation(msgspec.Struct, frozen=True, array_like=True):
     step_id: str
 
 
-class Enrollment(msgspec.Struct, array_like=True):
+class Enrollment(msgspec.Struct, array_like=True, gc=False):
     """One passage of a profile through one version of a journey.
 
     `position` is the instruction at which it stands; `wait_until_us` is set while a wait is open, `rest_us` from when it
     came to rest. `now_us` is its logical time. `wake_us` is the due time of the one timer that the Scheduler holds for it
     (0: none), whose id is made from `wake_number`. `entry` is the event that began it, `latest` the last one that reached
-    it, `held` the one that its steps will see when a paused journey resumes.
+    it, None as long as that is `entry`: most never see another, and would be twice as large. `held` is the one that its steps
+    will see when a paused journey resumes.
     """
 
     enrollment_id: str
@@ -102,12 +111,17 @@ class Enrollment(msgspec.Struct, array_like=True):
         return self.state in OPEN_STATES
 
     @property
+    def latest_event(self) -> Json | None:
+        """The last event that reached it."""
+        return self.latest or self.entry
+
+    @property
     def timer_id(self) -> str:
         """The id of the timer that the Scheduler holds for it; never used again once another is asked for."""
         return f"{self.enrollment_id}.t{self.wake_number}"
 
 
-class RememberedEntry(msgspec.Struct, frozen=True, array_like=True):
+class RememberedEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What would have begun an enrollment while the journey was paused, and does when it resumes.
 
     `event` is None when a change of the profile would have; `stage`, `entry` and `latest` are those of a jump.
@@ -122,7 +136,7 @@ class RememberedEntry(msgspec.Struct, frozen=True, array_like=True):
     latest: Json | None = None
 
 
-class Standing(msgspec.Struct, array_like=True):
+class Standing(msgspec.Struct, array_like=True, gc=False):
     """How one profile stands with one journey, or with one key's value in a keyed one: its entry history, and its enrollment,
     open or the last that ended.
 
@@ -139,7 +153,7 @@ class Standing(msgspec.Struct, array_like=True):
     remembered: RememberedEntry | None = None
 
 
-class Profile(msgspec.Struct, frozen=True):
+class Profile(msgspec.Struct, frozen=True, gc=False):
     """What the machine may know of a profile: its id, its attributes, empty when it was never described, its time zone, empty
     when it has none, and its behavior."""
 
@@ -149,55 +163,56 @@ class Profile(msgspec.Struct, frozen=True):
     behavior: Tracks = {}
 
 
-class EventInput:
+class EventInput(msgspec.Struct, eq=False, gc=False):
     """An event, at its own time and never later than its arrival. `view` is what criteria read: name, properties, occur_time."""
 
-    __slots__ = ("_stored", "event_id", "time_us", "view")
-
-    def __init__(self, event_id: str, time_us: int, view: Mapping[str, Any]) -> None:
-        self.event_id = event_id
-        self.time_us = time_us
-        self.view = view
-        self._stored: Json | None = None
+    event_id: str
+    time_us: int
+    view: Mapping[str, Any]
+    _stored: Json | None = None
 
     def stored(self) -> Json:
         """The event as an enrollment keeps it and a message shows it; made once."""
         if self._stored is None:
+            view = self.view
             self._stored = {
                 "event_id": self.event_id,
-                "name": self.view["name"],
-                "occur_time": self.view["occur_time"].isoformat(),
-                "properties": self.view["properties"],
+                "name": view["name"],
+                "occur_time": isoformat(view["occur_time"]),
+                "properties": view["properties"],
             }
         return self._stored
 
 
-class TimerInput(msgspec.Struct, frozen=True):
+@final
+class TimerInput(msgspec.Struct, frozen=True, gc=False):
     """A due timer; `time_us` is when it was due."""
 
     timer_id: str
     time_us: int
 
 
-class ProfileInput(msgspec.Struct, frozen=True):
+class ProfileInput(msgspec.Struct, frozen=True, gc=False):
     """A change of the profile, at its arrival."""
 
     time_us: int
 
 
-class ReceiptInput(msgspec.Struct, frozen=True):
+@final
+class ReceiptInput(msgspec.Struct, frozen=True, gc=False):
     """The fate of an activation is known."""
 
     activation_id: str
 
 
-class LifeInput(msgspec.Struct, frozen=True):
+@final
+class LifeInput(msgspec.Struct, frozen=True, gc=False):
     """An operator paused, resumed or ended the journey: act on what the journey says of itself, as of `time_us`."""
 
     time_us: int
 
 
-class StartInput(msgspec.Struct, frozen=True):
+class StartInput(msgspec.Struct, frozen=True, gc=False):
     """A jump or a goal's target arrives from another enrollment, at its logical time.
 
     `event` is the event of the input at hand, None where it is none; `entry` is what begins the enrollment: that event, else the
@@ -217,20 +232,20 @@ class StartInput(msgspec.Struct, frozen=True):
 Input = EventInput | TimerInput | ProfileInput | ReceiptInput | LifeInput | StartInput
 
 
-class ScheduleTimer(msgspec.Struct, frozen=True):
+class ScheduleTimer(msgspec.Struct, frozen=True, gc=False):
     """Wake the enrollment at `due_us`."""
 
     timer_id: str
     due_us: int
 
 
-class CancelTimer(msgspec.Struct, frozen=True):
+class CancelTimer(msgspec.Struct, frozen=True, gc=False):
     """Forget a timer."""
 
     timer_id: str
 
 
-class RequestActivation(msgspec.Struct, frozen=True):
+class RequestActivation(msgspec.Struct, frozen=True, gc=False):
     """Hand the profile to a destination; `attributes`, `entry` and `latest` are what the message needs."""
 
     activation_id: str
@@ -247,7 +262,7 @@ class RequestActivation(msgspec.Struct, frozen=True):
     latest: Json | None
 
 
-class WithdrawActivation(msgspec.Struct, frozen=True):
+class WithdrawActivation(msgspec.Struct, frozen=True, gc=False):
     """Take an activation back, if it has not left yet."""
 
     activation_id: str
@@ -255,7 +270,7 @@ class WithdrawActivation(msgspec.Struct, frozen=True):
     reason: str
 
 
-class StartJourney(msgspec.Struct, frozen=True):
+class StartJourney(msgspec.Struct, frozen=True, gc=False):
     """Another journey begins with this input, in the same transaction."""
 
     journey_id: str
@@ -265,7 +280,7 @@ class StartJourney(msgspec.Struct, frozen=True):
 Effect = ScheduleTimer | CancelTimer | RequestActivation | WithdrawActivation
 
 
-class Transition(msgspec.Struct, frozen=True):
+class Transition(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One recorded change of an enrollment. `enrollment_id` is empty for ENTRY_REFUSED, `step` where no step is concerned."""
 
     time_us: int
@@ -279,13 +294,13 @@ class Transition(msgspec.Struct, frozen=True):
     cause: str
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What an input did: the new standing (the very same object when nothing changed), effects and transitions in order,
     how many criteria failed on the input, and the journeys to begin with it."""
 
     standing: Standing
-    effects: tuple[Effect, ...] = ()
-    transitions: tuple[Transition, ...] = ()
+    effects: Sequence[Effect] = ()
+    transitions: Sequence[Transition] = ()
     failures: int = 0
     starts: tuple[StartJourney, ...] = ()
 

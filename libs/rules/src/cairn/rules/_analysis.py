@@ -59,6 +59,15 @@ def event_names_needed(node: Node, outcome: bool = True) -> Names:
             return _fixed(node) if outcome else None
 
 
+def is_by_name(node: Node) -> bool:
+    """Whether the event's name alone decides: it holds with every event that it needs."""
+    match node:
+        case Call(function="_||_", args=args):
+            return all(map(is_by_name, args))
+        case _:
+            return _fixed(node) is not None
+
+
 def _fixed(node: Node) -> Names:
     """The names that a single comparison of `event.name` allows."""
     match node:

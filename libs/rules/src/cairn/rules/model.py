@@ -114,9 +114,11 @@ class CriteriaFailed(Exception):  # noqa: N818 - the name of an outcome, not of 
 class Criteria:
     """A checked expression; its Python is made when it is first needed.
 
+    `reads_behavior` says that it asks anything of behavior or segments.
     `event_names` are the names of the events that should reach it, those that it asks of behavior included: None for
     any name, empty when no event is needed. `event_names_needed` are the names of the events with which it can hold
     at all: with another event, or with an input that is no event, it is not true; None when nothing can be said.
+    `is_by_name` says that with any of those it is sure to hold, so that it need not be evaluated.
     `needs_event` says that without an event it is sure not to hold.
     `asks` lists its questions to behavior, each once, in the order in which they are written; `segments` are those
     that it names. `constant` is the answer of a criteria that reads nothing, None otherwise (also where it fails).
@@ -127,18 +129,15 @@ class Criteria:
     reads_event: bool
     reads_entry: bool
     reads_profile: bool
+    reads_behavior: bool
     asks: tuple[Ask, ...]
     segments: frozenset[str]
     event_names: frozenset[str] | None
     event_names_needed: frozenset[str] | None
+    is_by_name: bool
     needs_event: bool
     tree: Node = field(repr=False, compare=False)
     load: Callable[[], tuple[str, Evaluate]] = field(repr=False, compare=False)
-
-    @cached_property
-    def reads_behavior(self) -> bool:
-        """Whether it asks anything of behavior or segments."""
-        return bool(self.asks or self.segments)
 
     @cached_property
     def constant(self) -> bool | None:

@@ -55,7 +55,8 @@ def _assemble(settings: EvaluatorSettings, database: Database) -> ServiceSpec:
     )
     relay = Relay(database.pool, writer, destinations, database.bucket_count)
     lanes = _lanes(settings, database, book, relay, watch, writer)
-    intake = Intake(lanes, book, settings.dedup_days * DAY_US)
+    backlog = settings.lane_backlog * database.bucket_count // 2
+    intake = Intake(lanes, book, settings.dedup_days * DAY_US, backlog)
     keep = partial(keep_partitions, database.pool, settings.dedup_days, settings.timeline_days)
     return ServiceSpec(
         name=SERVICE,

@@ -67,7 +67,9 @@ class EvaluatorApi(EvaluatorServiceServicer):
     ) -> AsyncIterator[pb.StreamEventsResponse]:
         under_way: set[asyncio.Task[pb.StreamEventsResponse]] = set()
         requests = aiter(request_iterator)
-        reading: asyncio.Future[pb.StreamEventsRequest | None] | None = asyncio.ensure_future(_next(requests))
+        reading: asyncio.Future[pb.StreamEventsRequest | None] | None = asyncio.ensure_future(
+            self._next(requests)
+        )
         try:
             while reading is not None or under_way:
                 waiting: set[asyncio.Future[Any]] = set(under_way)
@@ -80,13 +82,18 @@ class EvaluatorApi(EvaluatorServiceServicer):
                     reading = None
                     if request is not None:
                         under_way.add(asyncio.create_task(self._batch(request)))
-                        reading = asyncio.ensure_future(_next(requests))
+                        reading = asyncio.ensure_future(self._next(requests))
                 for task in under_way & done:
                     under_way.discard(task)
                     yield task.result()
         finally:
             for task in under_way:
                 task.cancel()
+
+    async def _next(self, requests: AsyncIterator[pb.StreamEventsRequest]) -> pb.StreamEventsRequest | None:
+        """The next request, as soon as there is room for it; None after the last."""
+        await self._intake.room()
+        return await anext(requests, None)
 
     async def _batch(self, request: pb.StreamEventsRequest) -> pb.StreamEventsResponse:
         """One batch of a stream; its failure is its answer, and the stream goes on."""
@@ -165,11 +172,6 @@ class ReceiptSinkApi(ReceiptSinkServiceServicer):
     ) -> activation_pb2.DeliverReceiptsResponse:
         await self._intake.record(request.receipts)
         return activation_pb2.DeliverReceiptsResponse()
-
-
-async def _next(requests: AsyncIterator[pb.StreamEventsRequest]) -> pb.StreamEventsRequest | None:
-    """The next request; None after the last."""
-    return await anext(requests, None)
 
 
 def _batch_error(error: CairnError) -> pb.BatchError:

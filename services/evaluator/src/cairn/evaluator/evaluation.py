@@ -331,6 +331,21 @@ def transitions_row(evaluated: Evaluated) -> TimelineRow:
     )
 
 
+class _NamedTransition(Transition, frozen=True, array_like=False, gc=False):
+    """A transition as earlier releases stored it, with the names of its fields."""
+
+
+_TRANSITIONS = msgspec.json.Decoder(list[Transition])
+_NAMED_TRANSITIONS = msgspec.json.Decoder(list[_NamedTransition])
+
+
+def decode_transitions(entries: str) -> Sequence[Transition]:
+    """The stored transitions of one revision, in order."""
+    if entries.startswith("[{"):
+        return _NAMED_TRANSITIONS.decode(entries)
+    return _TRANSITIONS.decode(entries)
+
+
 def told_id(*facts: str) -> int:
     """The id of a row that tells something: the same facts give the same id, so that telling them twice changes nothing."""
     return int.from_bytes(blake2b("\0".join(facts).encode(), digest_size=8).digest()) >> 1

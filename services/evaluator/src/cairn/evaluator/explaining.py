@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator
 
-import msgspec
-
 from cairn.api.evaluator.v1 import evaluator_pb2 as pb
 from cairn.evaluator import store
 from cairn.evaluator.book import JourneyBook
-from cairn.evaluator.evaluation import ProfileState, decode_profile
+from cairn.evaluator.evaluation import ProfileState, decode_profile, decode_transitions
 from cairn.evaluator.operations import END_OF_TIME_US, profile_id_of, wrong_name
 from cairn.evaluator.recent import RecentInput
 from cairn.evaluator.store import RowKind
@@ -24,7 +22,6 @@ from cairn.rules import Explanation
 from cairn.runtime.clock import from_timestamp, now_us, to_datetime, to_timestamp
 from cairn.runtime.errors import FieldViolation, invalid, not_found
 
-_TRANSITIONS = msgspec.json.Decoder(list[Transition])
 _PAGE = 200
 # How far back a timeline is read for what put somebody where he is.
 _MOST_ROWS = 2_000
@@ -112,7 +109,7 @@ async def _transitions(
             rows = await store.read_timeline(pool, bucket, profile_id, place, _PAGE)
         for row in rows:
             if row.kind is RowKind.TRANSITIONS:
-                told = reversed(_TRANSITIONS.decode(row.entries))
+                told = reversed(decode_transitions(row.entries))
                 found += [
                     each
                     for each in told

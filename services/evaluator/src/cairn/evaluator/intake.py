@@ -56,18 +56,36 @@ class Taken:
 
 
 class Intake:
-    """Where inputs come in. `dedup_us` is how long an event id is known again, in microseconds."""
+    """Where inputs come in. `dedup_us` is how long an event id is known again, in microseconds, `backlog` how many inputs may wait in all
+    lanes together."""
 
-    def __init__(self, lanes: Sequence[Lane], book: JourneyBook, dedup_us: int) -> None:
+    def __init__(self, lanes: Sequence[Lane], book: JourneyBook, dedup_us: int, backlog: int) -> None:
         self._lanes = lanes
         self._book = book
         self._dedup_us = dedup_us
+        self._backlog = backlog
+        self._room = asyncio.Event()
+        self._room.set()
+        for lane in lanes:
+            lane.on_taken = self._on_taken
+
+    async def room(self) -> None:
+        """Returns when there is room for more: a stream that waits here reads nothing, which holds its sender."""
+        await self._room.wait()
+
+    def _on_taken(self) -> None:
+        if not self._room.is_set() and self._waiting() < self._backlog // 2:
+            self._room.set()
+
+    def _waiting(self) -> int:
+        return sum(lane.waiting for lane in self._lanes)
 
     async def ingest(self, events: Sequence[pb.Event], min_revision: int) -> Taken:
         """Takes events; durable, and acted on, when it returns."""
         check_size("events", events)
         await self._wait_for(min_revision)
         self._book.require()
+        self._admit()
         now, taken = now_us(), Taken()
         places: list[int] = []
         arrivals: list[Arrival] = []
@@ -93,6 +111,7 @@ class Intake:
         if mode not in pb.UpsertMode.values():
             raise invalid("mode is no mode of an upsert.", [FieldViolation("mode", "say MERGE or REPLACE")])
         self._book.require()
+        self._admit()
         now, taken = now_us(), Taken()
         places: list[int] = []
         arrivals: list[Arrival] = []
@@ -141,6 +160,11 @@ class Intake:
         if any(result is Result.LATER for result in results):
             raise _not_yet()
 
+    def _admit(self) -> None:
+        """Refuses before anything is looked at, so that refusing costs next to nothing."""
+        if self._waiting() >= self._backlog:
+            raise _overloaded()
+
     async def _wait_for(self, min_revision: int) -> None:
         try:
             async with asyncio.timeout(_REVISION_SECONDS):
@@ -158,17 +182,15 @@ class Intake:
         for index, arrival in enumerate(arrivals):
             places.setdefault(bucket_of(arrival.profile_id, count), []).append(index)
         if any(self._lanes[bucket].is_full for bucket in places):
-            raise CairnError(
-                ErrorReason.ERROR_REASON_OVERLOADED,
-                "More is waiting than can be taken now; repeat the call after the delay.",
-                retry_after_s=_RETRY_SECONDS,
-            )
+            raise _overloaded()
         loop = asyncio.get_running_loop()
         submissions = []
         for bucket, indexes in places.items():
             submission = Submission([arrivals[index] for index in indexes], loop.create_future())
             self._lanes[bucket].submit(submission)
             submissions.append(submission)
+        if self._waiting() >= self._backlog // 2:
+            self._room.clear()
         # All are waited for even if one fails: an exception that nobody fetches would be logged as lost.
         answers = await asyncio.gather(*(each.done for each in submissions), return_exceptions=True)
         results: list[Result | Refused] = [Result.FAILED] * len(arrivals)
@@ -230,6 +252,14 @@ def _receipt(receipt: activation_pb2.Receipt) -> ReceiptArrival:
 
 def _plain(result: Result | Refused) -> Result:
     return Result.FAILED if isinstance(result, Refused) else result
+
+
+def _overloaded() -> CairnError:
+    return CairnError(
+        ErrorReason.ERROR_REASON_OVERLOADED,
+        "More is waiting than can be taken now; repeat the call after the delay.",
+        retry_after_s=_RETRY_SECONDS,
+    )
 
 
 def _not_yet() -> CairnError:

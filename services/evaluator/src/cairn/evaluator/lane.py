@@ -42,6 +42,8 @@ from cairn.runtime.errors import CairnError
 log = structlog.get_logger()
 
 _RETRY_SECONDS = 0.2
+_WORTH_A_BATCH = 250
+_GATHER_SECONDS = 0.004
 
 
 class ProfileCache:
@@ -119,6 +121,8 @@ class Lane:
         settings: LaneSettings,
         reload_journeys: Callable[[], Awaitable[None]],
     ) -> None:
+        self.on_taken: Callable[[], None] = lambda: None
+        """Called when a batch was taken out of what waits."""
         self.bucket = bucket
         self._pool = pool
         self._book = book
@@ -133,6 +137,11 @@ class Lane:
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self._backlog = metrics.LANE_BACKLOG.labels(str(bucket))
+
+    @property
+    def waiting(self) -> int:
+        """How many inputs wait."""
+        return self._count
 
     @property
     def is_full(self) -> bool:
@@ -171,6 +180,9 @@ class Lane:
             await self._wake.wait()
             while self._waiting:
                 await self._process(self._take())
+                if 0 < self._count < _WORTH_A_BATCH and not self._stopping:
+                    # More comes than one at a time: what a batch costs is better shared by more of it.
+                    await asyncio.sleep(_GATHER_SECONDS)
             if self._stopping:
                 return
             self._wake.clear()
@@ -185,6 +197,7 @@ class Lane:
         self._count -= count
         self._backlog.set(self._count)
         metrics.BATCH_INPUTS.observe(count)
+        self.on_taken()
         return parts
 
     async def _process(self, parts: list[Part]) -> None:

@@ -10,12 +10,11 @@ import msgspec
 from cairn.api.evaluator.v1 import evaluator_pb2 as pb
 from cairn.evaluator import store
 from cairn.evaluator.book import JourneyBook
-from cairn.evaluator.evaluation import decode_standings
+from cairn.evaluator.evaluation import decode_standings, decode_transitions
 from cairn.evaluator.store import ProfileRow, RowKind, TimelineRow
 from cairn.evaluator.wire import json_to_struct, to_enrollment, to_transition
 from cairn.journey.limits import ID_PATTERN
 from cairn.journey.parse import short_name
-from cairn.journey.state import Transition
 from cairn.postgres.bucket import bucket_of
 from cairn.postgres.pool import Pool, translate_errors
 from cairn.runtime.clock import to_timestamp
@@ -31,7 +30,6 @@ _MAX_SCANNED = 20_000
 END_OF_TIME_US = 253_402_214_400_000_000
 """The last day of the year 9999: where a timeline read backwards begins."""
 
-_TRANSITIONS = msgspec.json.Decoder(list[Transition])
 _ANY = msgspec.json.Decoder(list[Any])
 
 
@@ -169,7 +167,7 @@ def _entries(row: TimelineRow) -> Iterator[pb.TimelineEntry]:
     recorded = to_timestamp(row.record_us)
     match row.kind:
         case RowKind.TRANSITIONS:
-            for transition in reversed(_TRANSITIONS.decode(row.entries)):
+            for transition in reversed(decode_transitions(row.entries)):
                 yield pb.TimelineEntry(record_time=recorded, transition=to_transition(transition))
         case RowKind.RECEIPT:
             activation_id, state, state_us, detail = _ANY.decode(row.entries)

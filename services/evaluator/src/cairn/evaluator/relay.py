@@ -1,7 +1,8 @@
 """Owns the outbox: effects leave from memory as soon as they are committed, and from the table after a crash.
 
-Effects of a bucket leave in order, for each destination on its own, so that one that is down stops only its own. A row goes when all
-its destinations have accepted it. Rows of a writer that is gone are adopted.
+Effects of a bucket leave in order, for each destination on its own, so that one that is down stops only its own. What all buckets have for
+a destination leaves together, so that calls grow with load. A row goes when all its destinations have accepted it. Rows of a writer that
+is gone are adopted.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from cairn.evaluator import metrics, store
 from cairn.evaluator.evaluation import told_id
 from cairn.evaluator.peers import Destination, Refusal
 from cairn.evaluator.store import OutboxRow, RowKind, TimelineRow, to_json
+from cairn.postgres.bucket import bucket_of
 from cairn.postgres.identity import try_adopt
 from cairn.postgres.pool import Pool, is_unavailable
 from cairn.runtime.clock import now_us
@@ -23,10 +25,10 @@ log = structlog.get_logger()
 
 WRITER_NAMESPACE = "evaluator-writer"
 
-_MAX_QUEUED_BYTES = 4 * 1024 * 1024
+_MAX_QUEUED_BYTES = 1024 * 1024
 _MAX_ROWS_A_CALL = 64
 _MAX_ROWS_TOGETHER = 512
-_FLUSH_SECONDS = 0.05
+_FLUSH_SECONDS = 0.2
 _SWEEP_SECONDS = 2.0
 _SWEEP_ROWS = 2000
 _OLD_US = 2_000_000
@@ -34,14 +36,15 @@ _MAX_PAUSE_SECONDS = 2.0
 
 
 class _Queue:
-    """What one destination has still to get of one bucket. What memory has no room for is read back from the table."""
+    """What one destination has still to get of one bucket. What memory has no room for is read back from the table. `wake` is set when
+    there is something; the buckets of a destination share it."""
 
-    def __init__(self) -> None:
+    def __init__(self, wake: asyncio.Event | None = None) -> None:
         self.rows: deque[OutboxRow] = deque()
         self.bytes = 0
         self.last_taken = 0
         self.is_behind = False
-        self.wake = asyncio.Event()
+        self.wake = wake or asyncio.Event()
 
     def put(self, row: OutboxRow, size: int) -> None:
         if self.is_behind or self.bytes + size > _MAX_QUEUED_BYTES:
@@ -83,11 +86,11 @@ class Relay:
         self._writer = writer
         self._destinations = tuple(destinations)
         self._bucket_count = bucket_count
+        wakes = {destination.name: asyncio.Event() for destination in self._destinations}
         self._queues = {
-            (destination.name, bucket): _Queue()
-            for destination in self._destinations
-            for bucket in range(bucket_count)
+            (name, bucket): _Queue(wake) for name, wake in wakes.items() for bucket in range(bucket_count)
         }
+        self._wakes = wakes
         self._bits = {each.name: 1 << place for place, each in enumerate(self._destinations)}
         # For each bucket the rows that are not done: the bits of those who have still to accept one, and of those who have. Numbers, because
         # a destination that is away for hours leaves very many.
@@ -101,8 +104,7 @@ class Relay:
     async def start(self) -> None:
         """Begins to send, to tidy up and to look for what others left."""
         for destination in self._destinations:
-            for bucket in range(self._bucket_count):
-                self._spawn(self._send_loop(destination, bucket), f"relay-{destination.name}-{bucket}")
+            self._spawn(self._send_loop(destination), f"relay-{destination.name}")
         self._spawn(self._every(_FLUSH_SECONDS, self._flush), "relay-flush")
         self._spawn(self._every(_SWEEP_SECONDS, self._sweep), "relay-sweep")
 
@@ -138,15 +140,19 @@ class Relay:
 
     # Sending
 
-    async def _send_loop(self, destination: Destination, bucket: int) -> None:
-        queue = self._queues[destination.name, bucket]
+    async def _send_loop(self, destination: Destination) -> None:
+        wake = self._wakes[destination.name]
         while True:
-            rows = await self._next(queue, bucket)
+            await wake.wait()
+            wake.clear()
+            rows: dict[int, list[OutboxRow]] = {}
+            for bucket in range(self._bucket_count):
+                if found := await self._next(self._queues[destination.name, bucket], bucket):
+                    rows[bucket] = found
             if rows:
-                await self._send_until_accepted(destination, bucket, queue, rows)
-            else:
-                await queue.wake.wait()
-                queue.wake.clear()
+                # There may be more than one call takes.
+                wake.set()
+                await self._send_until_accepted(destination, rows)
 
     async def _next(self, queue: _Queue, bucket: int) -> list[OutboxRow]:
         rows = queue.take()
@@ -172,29 +178,36 @@ class Relay:
             queue.last_taken = rows[-1].sequence
         return rows
 
-    async def _send_until_accepted(
-        self, destination: Destination, bucket: int, queue: _Queue, rows: list[OutboxRow]
-    ) -> None:
+    async def _send_until_accepted(self, destination: Destination, rows: dict[int, list[OutboxRow]]) -> None:
+        """Hands over rows by bucket, each bucket's in order."""
         failures = 0
         while True:
             try:
-                refusals = await destination.deliver(rows)
+                refusals = await destination.deliver([row for each in rows.values() for row in each])
                 if refusals:
-                    await self._tell(bucket, destination, refusals)
+                    await self._tell(destination, refusals)
             except Exception as error:  # noqa: BLE001 - what is committed must be sent, whatever stands in the way
                 failures += 1
                 if failures == 1:
                     _report(destination, error)
                 await asyncio.sleep(min(0.05 * 2 ** min(failures, 10), _MAX_PAUSE_SECONDS))
-                size = sum(len(part) for row in rows for part in destination.part(row))
-                if len(rows) < _MAX_ROWS_TOGETHER and size < _MAX_QUEUED_BYTES:
-                    # What came meanwhile may take back what is about to go: in one go it does.
-                    rows = [*rows, *queue.take()]
+                self._take_more(destination, rows)
             else:
                 if failures > 1:
                     log.info("destination_back", destination=destination.name, failures=failures)
-                self._accept(destination, bucket, rows)
+                for bucket, accepted in rows.items():
+                    self._accept(destination, bucket, accepted)
                 return
+
+    def _take_more(self, destination: Destination, rows: dict[int, list[OutboxRow]]) -> None:
+        """Adds what came while a destination was away. It may take back what is about to go: in one go it does."""
+        for bucket in range(self._bucket_count):
+            own = rows.get(bucket, [])
+            size = sum(len(part) for row in own for part in destination.part(row))
+            if len(own) >= _MAX_ROWS_TOGETHER or size >= _MAX_QUEUED_BYTES:
+                continue
+            if more := self._queues[destination.name, bucket].take():
+                rows[bucket] = [*own, *more]
 
     def _accept(self, destination: Destination, bucket: int, rows: Sequence[OutboxRow]) -> None:
         bit, waiting, accepted = self._bits[destination.name], self._open[bucket], self._accepted[bucket]
@@ -210,20 +223,21 @@ class Relay:
                 accepted.pop(row.sequence, None)
                 self._done[bucket].append(row.sequence)
 
-    async def _tell(self, bucket: int, destination: Destination, refusals: Sequence[Refusal]) -> None:
+    async def _tell(self, destination: Destination, refusals: Sequence[Refusal]) -> None:
         """A refused effect becomes a row of the profile's timeline and blocks nothing."""
         now = now_us()
-        rows = [
-            TimelineRow(
+        rows: dict[int, list[TimelineRow]] = {}
+        for refusal in refusals:
+            row = TimelineRow(
                 refusal.profile_id,
                 now,
                 told_id(refusal.effect_id, destination.name),
                 RowKind.REFUSAL,
                 to_json([refusal.effect_id, int(refusal.reason), refusal.message]),
             )
-            for refusal in refusals
-        ]
-        await store.insert_timeline(self._pool, bucket, rows)
+            rows.setdefault(bucket_of(refusal.profile_id, self._bucket_count), []).append(row)
+        for bucket, told in rows.items():
+            await store.insert_timeline(self._pool, bucket, told)
         log.warning(
             "effects_refused", destination=destination.name, count=len(refusals), first=refusals[0].message
         )
@@ -293,7 +307,7 @@ class Relay:
                 away.add(destination.name)
                 continue
             if refusals:
-                await self._tell(bucket, destination, refusals)
+                await self._tell(destination, refusals)
             await store.settle_outbox(self._pool, bucket, writer, sequences, destination.name)
         if not away:
             await store.delete_outbox(self._pool, bucket, writer, sequences)

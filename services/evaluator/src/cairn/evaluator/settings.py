@@ -40,10 +40,11 @@ class EvaluatorSettings(ServiceSettings):
     timeline_days: int = Field(400, ge=1, le=4000, description="How long timelines are kept, in days.")
     batch_size: int = Field(1000, ge=1, le=10_000, description="Most inputs that one transaction takes.")
     lane_backlog: int = Field(
-        20_000,
+        5_000,
         ge=1000,
         le=1_000_000,
-        description="Most inputs that wait in one lane; beyond, calls are refused as OVERLOADED.",
+        description="Most inputs that wait in one lane, and half as many in each when all are counted; beyond, calls are refused as "
+        "OVERLOADED and streams are not read.",
     )
     cache_megabytes: int = Field(
         64,

@@ -36,7 +36,7 @@ _OPEN = """
 SELECT EXISTS (SELECT FROM scheduler.timers WHERE bucket = ANY($2::int[]) AND state = 0 AND due_time <= $1)
     OR EXISTS (SELECT FROM evaluator.outbox)
     OR EXISTS (SELECT FROM activation.deliveries WHERE bucket = ANY($2::int[]) AND state <= 3)
-    OR EXISTS (SELECT FROM activation.deliveries WHERE bucket = ANY($2::int[]) AND receipt_pending)
+    OR EXISTS (SELECT FROM activation.receipts)
 """
 
 

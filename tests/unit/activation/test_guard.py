@@ -10,11 +10,14 @@ BUDGET = 3
 
 
 def claim(attempts: int = 1) -> Claim:
-    return Claim("a", 0, "p", "hello", 0, b"{}", 0, attempts)
+    return Claim("a", 0, "p", "hello", 0, b"{}", 0, attempts, "e")
 
 
 def test_what_may_leave() -> None:
-    assert guard(claim(BUDGET), has_connection=True, has_template=True, attempts_budget=BUDGET) is None
+    assert (
+        guard(claim(BUDGET), attempts=BUDGET, has_connection=True, has_template=True, attempts_budget=BUDGET)
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -27,7 +30,11 @@ def test_what_may_leave() -> None:
 )
 def test_what_may_not(attempts: int, has_connection: bool, has_template: bool, detail: str) -> None:
     outcome = guard(
-        claim(attempts), has_connection=has_connection, has_template=has_template, attempts_budget=BUDGET
+        claim(attempts),
+        attempts=attempts,
+        has_connection=has_connection,
+        has_template=has_template,
+        attempts_budget=BUDGET,
     )
     assert outcome is not None
     assert (outcome.fate, outcome.detail) == (Fate.FAILED, detail)

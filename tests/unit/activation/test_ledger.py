@@ -49,7 +49,7 @@ def test_only_what_has_not_left_can_be_withdrawn_and_what_is_unknown_is_never_se
 def test_what_an_outcome_makes_of_a_row(fate: Fate, attempts: int, state: State) -> None:
     settled = settle(Outcome(fate, "why"), attempts, POLICY, 1.0, NOW)
     assert settled.state is state
-    assert settled.receipt == is_final(state)
+    assert settled.final == is_final(state)
 
 
 def test_giving_up_says_how_often_it_was_tried() -> None:

@@ -42,7 +42,7 @@ async def build(settings: ActivationSettings) -> ServiceSpec:
         cap_us=int(settings.retry_cap_seconds * _SECOND_US),
     )
     tools = Tools(pool, catalog, board, policy)
-    ledger = Ledger(pool, catalog, board, database.bucket_count)
+    ledger = Ledger(pool, catalog, board, database.bucket_count, settings.attempts_budget)
     servicer = ActivationServicer(ledger, pool, catalog, secrets, settings.max_activations_under_way)
     service = activation_pb2.DESCRIPTOR.services_by_name["ActivationService"]
     return ServiceSpec(

@@ -190,6 +190,7 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
             saved = await store_resources.put(
                 self._pool, to_resource(message, kind, id_, now_us()), message.etag
             )
+            self._catalog.forget(kind, id_)
         if saved is None:
             raise aborted_etag(f"{kind}/{id_}")
         return saved
@@ -206,6 +207,7 @@ class ActivationServicer(activation_pb2_grpc.ActivationServiceServicer):
         id_ = wire.require_id(kind, name)
         with translate_errors():
             gone = await store_resources.delete(self._pool, kind, id_)
+            self._catalog.forget(kind, id_)
         if not gone:
             raise not_found(f"{kind}/{id_}")
 

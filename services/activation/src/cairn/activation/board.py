@@ -5,6 +5,8 @@ Refuses to hold work itself: what is lost with the process is found again in the
 
 from collections.abc import Callable, Iterable
 
+from cairn.activation.model import Fates
+
 _WINDOW_US = 2 * 86_400_000_000
 """Days that are always looked at, whatever was found: what other replicas accept is seldom older."""
 
@@ -15,7 +17,10 @@ class Board:
     def __init__(self, holder: int) -> None:
         self.holder = holder
         self.on_work: Callable[[int, str], None] = lambda bucket, connection: None
-        self.on_receipts: Callable[[], None] = lambda: None
+        self.on_fates: Callable[[Fates], None] = lambda fates: None
+        """Told of fates that are committed, to be told on from memory."""
+        self.on_untold: Callable[[int], None] = lambda bucket: None
+        """Told of a bucket whose outbox has fates that memory does not have."""
         self._oldest: dict[int, int | None] = {}
         self._sequence = 0
 

@@ -1,8 +1,12 @@
-"""Owns connections and templates in memory: looked up afresh for each batch, parsed and compiled once for each etag."""
+"""Owns connections and templates in memory: parsed and compiled once for each etag, looked up again after a second.
+
+So a change holds at once for the process that took it, and within a second for the others.
+"""
 
 import copy
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +25,9 @@ from cairn.api.activation.v1 import activation_pb2 as pb
 
 CONNECTIONS = "connections"
 TEMPLATES = "templates"
+
+_FRESH_SECONDS = 1.0
+_MOST_CACHED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,7 @@ class _Shared:
 class _Cached:
     etag: str
     value: pb.Connection | CompiledTemplate = field(repr=False)
+    fresh_until: float = 0.0
 
 
 class Catalog:
@@ -53,28 +61,53 @@ class Catalog:
         self._settings = settings
         self._cache: dict[tuple[str, str], _Cached] = {}
         self._channels: dict[str, _Shared] = {}
+        self._changes = 0
 
     async def find(
         self, database: Database, connections: Iterable[str], templates: Iterable[str] = ()
     ) -> Found:
-        """Those that exist at this moment; one statement, however many are asked for."""
+        """Those that exist; one statement, however many are asked for, and none when all were seen a moment ago."""
         names = [(CONNECTIONS, id_) for id_ in connections] + [(TEMPLATES, id_) for id_ in templates]
-        known = [cached.etag for name in names if (cached := self._cache.get(name))]
-        rows = await store_resources.look_up(database, names, known)
-        present = {(row.kind, row.id): row for row in rows}
+        now = time.monotonic()
+        if not all((cached := self._cache.get(name)) and now < cached.fresh_until for name in names):
+            await self._look_up(database, names, now)
         connections_found: dict[str, pb.Connection] = {}
         templates_found: dict[str, CompiledTemplate] = {}
+        for name in names:
+            cached = self._cache.get(name)
+            if cached is None:
+                continue
+            if isinstance(cached.value, CompiledTemplate):
+                templates_found[name[1]] = cached.value
+            else:
+                connections_found[name[1]] = cached.value
+        return Found(connections_found, templates_found)
+
+    def forget(self, kind: str, id_: str) -> None:
+        """It was changed: whoever asks next looks it up."""
+        self._changes += 1
+        if cached := self._cache.get((kind, id_)):
+            cached.fresh_until = 0.0
+
+    async def _look_up(self, database: Database, names: Sequence[tuple[str, str]], now: float) -> None:
+        if len(self._cache) > _MOST_CACHED:
+            self._cache.clear()
+        changes = self._changes
+        known = {name: cached for name in names if (cached := self._cache.get(name))}
+        rows = await store_resources.look_up(database, names, [cached.etag for cached in known.values()])
+        present = {(row.kind, row.id): row for row in rows}
+        # What changed while we looked may be older than the change.
+        fresh_until = now + _FRESH_SECONDS if changes == self._changes else 0.0
         for name in names:
             row = present.get(name)
             if row is None:
                 self._cache.pop(name, None)
                 continue
-            value = self._load(row)
-            if isinstance(value, CompiledTemplate):
-                templates_found[row.id] = value
-            else:
-                connections_found[row.id] = value
-        return Found(connections_found, templates_found)
+            cached = known.get(name)
+            if cached is None or cached.etag != row.etag:
+                cached = _Cached(row.etag, _load(row))
+            cached.fresh_until = fresh_until
+            self._cache[name] = cached
 
     @asynccontextmanager
     async def channel(self, connection: pb.Connection, id_: str) -> AsyncIterator[Channel[Any]]:
@@ -105,18 +138,12 @@ class Catalog:
         if not shared.users:
             await shared.channel.close()
 
-    def _load(self, row: Resource) -> pb.Connection | CompiledTemplate:
-        name = (row.kind, row.id)
-        cached = self._cache.get(name)
-        if cached is None or cached.etag != row.etag:
-            value: pb.Connection | CompiledTemplate
-            if row.kind == CONNECTIONS:
-                value = read_connection(row)
-            else:
-                template = read_template(row)
-                value = CompiledTemplate(template.subject, template.text, template.html)
-            cached = self._cache[name] = _Cached(row.etag, value)
-        return cached.value
+
+def _load(row: Resource) -> pb.Connection | CompiledTemplate:
+    if row.kind == CONNECTIONS:
+        return read_connection(row)
+    template = read_template(row)
+    return CompiledTemplate(template.subject, template.text, template.html)
 
 
 def read_connection(row: Resource) -> pb.Connection:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from cairn.activation import metrics, store, store_resources
+from cairn.activation import metrics, store, store_receipts, store_resources, store_work
 from cairn.activation.channels import REPEATABLE_KINDS
 from cairn.activation.lane import Lane, Tools, describe
 from cairn.postgres.buckets import BucketOwner
@@ -19,6 +19,7 @@ _NAMESPACE = "activation"
 _CENSUS_EVERY_US = 30_000_000
 _HANDOVER_SECONDS = 2.0
 _LONGEST_PAUSE_S = 5.0
+_OLD_ROWS = 5_000
 _IN_DOUBT = "the process that was sending it stopped; the destination may have it"
 
 
@@ -34,7 +35,7 @@ class BucketWorker:
         self._stopping = asyncio.Event()
         self._adopted = False
         self._census_us = 0
-        self.census = store.Census(0, 0, None)
+        self.census = store_work.Census(0, 0, None)
         self._task = asyncio.create_task(self._run(), name=f"bucket-{bucket}")
 
     def wake(self, connection: str) -> None:
@@ -90,37 +91,47 @@ class BucketWorker:
         # Of ours, an earlier worker of this bucket may have left some: where it could not learn of its own commit.
         # No lane has started, so what is ours is not on its way anywhere.
         assert not self._lanes
-        await store.give_back(
+        await store_work.give_back(
             tools.pool, self._bucket, "", holder=tools.board.holder, floor_us=0, now=now_us()
         )
         repeatable = await store_resources.connections_of_kinds(tools.pool, REPEATABLE_KINDS)
-        states = await store.adopt(
+        board = tools.board
+        states = await store_work.adopt(
             tools.pool,
             self._bucket,
-            holder=tools.board.holder,
+            holder=board.holder,
             repeatable=repeatable,
             detail=_IN_DOUBT,
+            sequence=board.take_numbers(1, now_us()),
             now=now_us(),
         )
         if states:
-            counts = {state.name: states.count(state) for state in set(states)}
+            counts = {state.name: count for state, count in states.items()}
             log.info("bucket_adopted", bucket=self._bucket, **counts)
         await self._take_census()
+        board.on_untold(self._bucket)
+
+    async def _move_old(self) -> None:
+        """Moves to the outbox what a replica of the release before noted in the ledger: any may, for as long as one lives."""
+        board, moved = self._tools.board, _OLD_ROWS
+        while moved == _OLD_ROWS:
+            moved = await store_receipts.move_old(
+                self._tools.pool, self._bucket, board.take_numbers(1, now_us()), board.holder, _OLD_ROWS
+            )
 
     async def _take_census(self) -> None:
         self._census_us = now_us()
-        self.census = await store.take_census(self._tools.pool, self._bucket)
+        await self._move_old()
+        self.census = await store_work.take_census(self._tools.pool, self._bucket)
         if not self._stopping.is_set():
             self._tools.board.own(self._bucket, self.census.oldest_us)
-        if self.census.receipts:
-            self._tools.board.on_receipts()
 
     async def _sweep(self) -> None:
         now = now_us()
         if now - self._census_us > _CENSUS_EVERY_US:
             await self._take_census()
         floor_us = self._tools.board.floor_us(self._bucket, now)
-        for connection in await store.open_connections(self._tools.pool, self._bucket, floor_us):
+        for connection in await store_work.open_connections(self._tools.pool, self._bucket, floor_us):
             self.wake(connection)
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import asyncpg
 import structlog
 
-from cairn.activation import metrics, store
+from cairn.activation import metrics, store_work, wire
 from cairn.activation.board import Board
 from cairn.activation.catalog import Catalog, Found
 from cairn.activation.channels.base import Channel, Letter, UnreachableError, failed, retry
 from cairn.activation.guard import guard
 from cairn.activation.ledger import Fate, Guarantee, Outcome, RetryPolicy, Settled, State, settle
-from cairn.activation.model import Claim
+from cairn.activation.model import Claim, Fates, Receipt
 from cairn.postgres.pool import Pool, is_unavailable
 from cairn.runtime.clock import now_us
 from cairn.runtime.ids import random_id
@@ -103,12 +103,12 @@ class Lane:
                 await self._stopping.wait()
 
     async def _deliver_batch(self) -> bool:
-        """One batch from claim to results; False when nothing was due."""
-        tools, now = self._tools, now_us()
+        """One batch from claim to results; False when nothing more was due, as far as nobody has woken us since."""
+        tools, now, limit = self._tools, now_us(), self._batch_size
         floor_us = tools.board.floor_us(self._bucket, now)
         if self._unclean:
             # After an error it is not known what was committed; nothing of it was sent (see `_send`).
-            await store.give_back(
+            await store_work.give_back(
                 tools.pool,
                 self._bucket,
                 self._connection,
@@ -117,20 +117,20 @@ class Lane:
                 now=now,
             )
         self._unclean = True
-        claims = await store.claim(
+        claims = await store_work.claim(
             tools.pool,
             self._bucket,
             self._connection,
             due_us=_ANY_TIME_US if self._ordered else now,
             floor_us=floor_us,
-            limit=self._batch_size,
+            limit=limit,
             holder=tools.board.holder,
             now=now,
         )
         if claims:
             await self._deliver(claims)
         self._unclean = False
-        return bool(claims)
+        return len(claims) == limit
 
     async def _deliver(self, claims: Sequence[Claim]) -> None:
         templates = {claim.template for claim in claims if claim.template}
@@ -158,6 +158,7 @@ class Lane:
     def _guard(self, claim: Claim, found: Found) -> Outcome | None:
         return guard(
             claim,
+            attempts=claim.attempts,
             has_connection=self._connection in found.connections,
             has_template=not claim.template or claim.template in found.templates,
             attempts_budget=self._tools.policy.budget,
@@ -177,10 +178,10 @@ class Lane:
             await self._pause(min(pause_us, _LONGEST_UNREACHABLE_US) / 1_000_000)
             return
         self._unreachable = 0
-        sending = await store.mark_sending(
+        sending = await store_work.mark_sending(
             tools.pool, self._bucket, tools.board.holder, [claim for claim, _ in ready], now_us()
         )
-        batch = [(claim, prepared) for claim, prepared in ready if claim.activation_id in sending]
+        batch = [(claim, prepared) for claim, prepared in ready if sending.has(claim.activation_id)]
         if not batch:
             return
         try:
@@ -201,12 +202,13 @@ class Lane:
         """Gives back what was only leased, and takes back the attempt that did not happen."""
         now = now_us()
         back = Settled(State.PENDING, now, "", "")
-        await store.write_results(
+        await store_work.write_results(
             self._tools.pool,
             self._bucket,
             self._tools.board.holder,
             [(claim, back, claim.attempts - 1) for claim in claims],
-            now,
+            sequence=self._tools.board.take_numbers(1, now),
+            now=now,
         )
 
     async def _write_for_sure(self, results: Sequence[tuple[Claim, Outcome]]) -> None:
@@ -225,21 +227,26 @@ class Lane:
         if not results:
             return
         now = now_us()
-        policy = self._tools.policy
+        board, policy = self._tools.board, self._tools.policy
         settled = [
             (claim, settle(outcome, claim.attempts, policy, _chance(), now), claim.attempts)
             for claim, outcome in results
         ]
-        await store.write_results(self._tools.pool, self._bucket, self._tools.board.holder, settled, now)
-        receipts = False
-        for claim, result, _ in settled:
-            metrics.DELIVERIES.labels(self._kind, result.state.name).inc()
-            if result.receipt:
-                receipts = True
-                metrics.FINAL_SECONDS.labels(self._kind).observe((now - claim.accept_us) / 1_000_000)
-        if receipts:
-            self._tools.board.on_receipts()
-        retries = [result.next_attempt_us for _, result, _ in settled if not result.receipt]
+        sequence = board.take_numbers(1, now)
+        written = await store_work.write_results(
+            self._tools.pool, self._bucket, board.holder, settled, sequence=sequence, now=now
+        )
+        ours = [(claim, result) for claim, result, _ in settled if written.has(claim.activation_id)]
+        metrics.count_results(self._kind, ours, now)
+        final = [
+            Receipt(c.activation_id, c.profile_id, c.enrollment, result.state, result.detail, now)
+            for c, result in ours
+            if result.final
+        ]
+        if final:
+            body = wire.to_receipts(final)
+            board.on_fates(Fates(self._bucket, sequence, board.holder, len(final), body))
+        retries = [result.next_attempt_us for _, result in ours if not result.final]
         if retries:
             self._wake_in((min(retries) - now) / 1_000_000)
 

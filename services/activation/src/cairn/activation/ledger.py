@@ -2,7 +2,7 @@
 
 Pure: the time and the chance are arguments.
 
-    PENDING ──▶ LEASED ──▶ SENDING ──▶ SENT, FAILED, UNKNOWN
+    PENDING ──▶ LEASED ──▶ SENDING ──▶ SENT, FAILED, UNKNOWN      SENT from the start where nothing leaves the house
        ▲          │           │
        └──────────┴───────────┘  another try
     PENDING, LEASED ──▶ WITHDRAWN        LEASED ──▶ REFUSED, FAILED
@@ -101,8 +101,8 @@ class Settled:
     external_id: str
 
     @property
-    def receipt(self) -> bool:
-        """Whether the Evaluator is told."""
+    def final(self) -> bool:
+        """Whether nothing follows it, and it is told."""
         return is_final(self.state)
 
 

@@ -1,12 +1,14 @@
 """Owns the values that move between the parts of the service. Times are microseconds since the epoch. Pure."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
 
 from cairn.activation.ledger import State
 
 
-@dataclass(frozen=True, slots=True)
-class Activation:
+class Activation(msgspec.Struct, frozen=True, gc=False):
     """A request that was parsed: `connection` and `template` are ids ("" for no template), `action` the contract's number.
 
     `context` is the JSON object that the message is made from, as bytes that nobody has parsed yet.
@@ -35,8 +37,7 @@ class Withdrawal:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """A row of the ledger that this process has leased; `attempts` counts the one that begins."""
 
     activation_id: str
@@ -47,6 +48,7 @@ class Claim:
     context: bytes
     accept_us: int
     attempts: int
+    enrollment: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +75,25 @@ class Delivery:
     external_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """The fate of one activation, on its way to the Evaluator."""
 
     activation_id: str
-    request_us: int
     profile_id: str
     enrollment: str
     state: State
-    state_us: int
     detail: str
+    state_us: int
+
+
+class Fates(NamedTuple):
+    """A row of the outbox of fates: `body` is a DeliverReceiptsRequest with `size` receipts, `writer` the process that wrote it."""
+
+    bucket: int
+    sequence: int
+    writer: int
+    size: int
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,21 @@
 """Owns what the calls do to the ledger: each one transaction a bucket. Knows no transport."""
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from cairn.activation import metrics, store, store_listing
 from cairn.activation.board import Board
 from cairn.activation.catalog import Catalog, Found
-from cairn.activation.channels import NEEDS_ACTION, NEEDS_TEMPLATE
-from cairn.activation.model import Activation, Delivery, Withdrawal
+from cairn.activation.channels import NEEDS_ACTION, NEEDS_TEMPLATE, STAYS
+from cairn.activation.channels.log import LOGGED
+from cairn.activation.guard import guard
+from cairn.activation.ledger import State
+from cairn.activation.model import Activation, Delivery, Fates, Receipt, Withdrawal
 from cairn.activation.store_listing import Page
-from cairn.activation.wire import Refusal
+from cairn.activation.wire import Refusal, to_receipts
 from cairn.api.activation.v1 import activation_pb2 as pb
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
 from cairn.postgres.bucket import bucket_of
@@ -33,51 +37,113 @@ class Accepted:
 class Ledger:
     """The ledger as callers use it."""
 
-    def __init__(self, pool: Pool, catalog: Catalog, board: Board, bucket_count: int) -> None:
+    def __init__(
+        self, pool: Pool, catalog: Catalog, board: Board, bucket_count: int, attempts_budget: int
+    ) -> None:
         self._pool = pool
         self._catalog = catalog
         self._board = board
         self._bucket_count = bucket_count
+        self._attempts_budget = attempts_budget
 
     async def accept(self, batch: Mapping[int, Activation], now: int) -> Accepted:
         """Makes activations durable, those that are known already excepted. `batch` is by place in the request."""
         found = await self._catalog.find(
             self._pool, {a.connection for a in batch.values()}, {a.template for a in batch.values()} - {""}
         )
-        refusals = {
-            index: refusal
-            for index, activation in batch.items()
-            if (refusal := check_destination(activation, found)) is not None
-        }
+        refusals = _refuse(batch, found)
         wanted = [activation for index, activation in batch.items() if index not in refusals]
-        new = 0
-        for bucket, activations in self._by_bucket(wanted):
-            sequence = self._board.take_numbers(len(activations), now)
-            inserted = await store.accept(self._pool, bucket, activations, sequence, now)
-            if len(inserted) < len(activations):
-                known = [a for a in activations if a.activation_id not in inserted]
-                await store.describe_tombstones(self._pool, bucket, known)
-            if inserted:
-                fresh = [a for a in activations if a.activation_id in inserted]
-                connections = dict.fromkeys(a.connection for a in fresh)
-                if not self._board.accepted(bucket, connections, min(a.request_us for a in fresh)):
-                    await store.tell_owner(self._pool, bucket, connections)
-            new += len(inserted)
+        stays = {
+            id_ for id_, connection in found.connections.items() if connection.WhichOneof("kind") in STAYS
+        }
+        groups = self._by_bucket(wanted)
+        counts = await _all([self._accept_in(bucket, group, stays, now) for bucket, group in groups])
+        new = sum(counts)
         metrics.ACCEPTED.inc(new)
         return Accepted(new, len(wanted) - new, refusals)
 
+    async def _accept_in(
+        self, bucket: int, activations: Sequence[Activation], stays: Collection[str], now: int
+    ) -> int:
+        """Those of one bucket, in one statement; returns how many were new."""
+        board = self._board
+        sequence = board.take_numbers(len(activations), now)
+        states = [
+            self._first_state(activation) if activation.connection in stays else State.PENDING
+            for activation in activations
+        ]
+        accepted = await store.accept(
+            self._pool,
+            bucket,
+            activations,
+            states,
+            detail=LOGGED.detail,
+            sequence=sequence,
+            writer=board.holder,
+            now=now,
+        )
+        if accepted.ids is not None:
+            await self._bury(bucket, [a for a in activations if a.activation_id not in accepted.ids], now)
+        fresh = [
+            (activation, state)
+            for activation, state in zip(activations, states, strict=True)
+            if accepted.has(activation.activation_id)
+        ]
+        self._tell_sent(bucket, sequence, [a for a, state in fresh if state is State.SENT], now)
+        pending = [a for a, state in fresh if state is State.PENDING]
+        if pending:
+            connections = dict.fromkeys(a.connection for a in pending)
+            if not board.accepted(bucket, connections, min(a.request_us for a in pending)):
+                await store.tell_owner(self._pool, bucket, connections)
+        return accepted.rows
+
+    def _first_state(self, activation: Activation) -> State:
+        """SENT, as nothing has to leave the house; what the guard stops is PENDING, and the lane writes down why."""
+        stopped = guard(
+            activation,
+            attempts=1,
+            has_connection=True,
+            has_template=True,
+            attempts_budget=self._attempts_budget,
+        )
+        return State.SENT if stopped is None else State.PENDING
+
+    def _tell_sent(self, bucket: int, sequence: int, activations: Sequence[Activation], now: int) -> None:
+        if activations:
+            metrics.DELIVERIES.labels("log", State.SENT.name).inc(len(activations))
+            body = to_receipts(
+                Receipt(a.activation_id, a.profile_id, a.enrollment, State.SENT, LOGGED.detail, now)
+                for a in activations
+            )
+            self._board.on_fates(Fates(bucket, sequence, self._board.holder, len(activations), body))
+
+    async def _bury(self, bucket: int, known: Sequence[Activation], now: int) -> None:
+        """What is known may have been withdrawn before it came: its fate is to be told now."""
+        board = self._board
+        sequence = board.take_numbers(1, now)
+        if await store.describe_tombstones(self._pool, bucket, known, sequence=sequence, writer=board.holder):
+            board.on_untold(bucket)
+
     async def withdraw(self, withdrawals: Sequence[Withdrawal], now: int) -> tuple[int, int]:
         """Takes activations back: how many will not leave, and for how many it is too late."""
-        kept, moved_any, asked = 0, 0, 0
-        for bucket, group in self._by_bucket(withdrawals):
-            asked += len(group)
-            async with self._pool.acquire() as connection, connection.transaction():
-                withdrawn, moved = await store.withdraw(connection, bucket, group, now)
-            kept += withdrawn
-            moved_any += moved
-        if moved_any:
-            self._board.on_receipts()
-        return kept, asked - kept
+        groups = self._by_bucket(withdrawals)
+        kept = sum(await _all([self._withdraw_in(bucket, group, now) for bucket, group in groups]))
+        return kept, sum(len(group) for _, group in groups) - kept
+
+    async def _withdraw_in(self, bucket: int, withdrawals: Sequence[Withdrawal], now: int) -> int:
+        board = self._board
+        async with self._pool.acquire() as connection, connection.transaction():
+            withdrawn, moved = await store.withdraw(
+                connection,
+                bucket,
+                withdrawals,
+                sequence=board.take_numbers(1, now),
+                writer=board.holder,
+                now=now,
+            )
+        if moved:
+            board.on_untold(bucket)
+        return withdrawn
 
     async def get(self, activation_id: str) -> Delivery:
         """One delivery; its bucket is not known, so each is asked."""
@@ -115,6 +181,31 @@ class Ledger:
             bucket = bucket_of(item.profile_id, self._bucket_count)
             groups[bucket].setdefault((item.activation_id, item.request_us), item)
         return [(bucket, list(groups[bucket].values())) for bucket in sorted(groups)]
+
+
+async def _all(works: Sequence[Coroutine[None, None, int]]) -> list[int]:
+    """What each comes to, all at once; the first error when all have ended, so that none goes on behind its caller's back."""
+    if len(works) == 1:
+        return [await works[0]]
+    results = await asyncio.gather(*works, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
+def _refuse(batch: Mapping[int, Activation], found: Found) -> dict[int, Refusal]:
+    """Those that can't be accepted as things are. What decides is the same for most of a batch, and judged once."""
+    judged: dict[tuple[str, str, int], Refusal | None] = {}
+    refusals = {}
+    for index, activation in batch.items():
+        what = (activation.connection, activation.template, activation.action)
+        if what not in judged:
+            judged[what] = check_destination(activation, found)
+        refusal = judged[what]
+        if refusal is not None:
+            refusals[index] = refusal
+    return refusals
 
 
 def check_destination(activation: Activation, found: Found) -> Refusal | None:

@@ -1,47 +1,102 @@
-"""Owns the statements on fates that are still to be told."""
+"""Owns the statements on the outbox of fates. A fate is written there by whatever statement makes a row final (`store.and_tell`)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
 from cairn.activation.ledger import State
 from cairn.activation.model import Receipt
-from cairn.activation.store import Database
-from cairn.runtime.clock import from_datetime, to_datetime
+from cairn.activation.store import HOW_MANY, Database, and_tell
+from cairn.runtime.clock import from_datetime
 
-_READ_RECEIPTS = """
-SELECT activation_id, request_time, profile_id, enrollment, state, state_time, detail FROM deliveries
-WHERE bucket = $1 AND receipt_pending AND request_time >= $2
-ORDER BY request_time LIMIT $3
+
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """A row of the outbox: what it tells has to be looked up."""
+
+    sequence: int
+    writer: int
+    activation_ids: list[str]
+    request_times: list[datetime]
+
+
+_READ_OUTBOX = """
+SELECT sequence, writer, activation_ids, request_times FROM receipts
+WHERE bucket = $1 AND (sequence, writer) > ($2, $3) AND sequence < $4
+ORDER BY sequence, writer LIMIT $5
 """
 
 
-async def read_receipts(database: Database, bucket: int, floor_us: int, limit: int) -> list[Receipt]:
-    """Fates that nobody has taken yet, oldest request first."""
-    rows = await database.fetch(_READ_RECEIPTS, bucket, to_datetime(floor_us), limit)
+async def read_outbox(
+    database: Database, bucket: int, *, after: tuple[int, int], before_us: int, limit: int
+) -> list[Untold]:
+    """Rows of a bucket's outbox behind the place `after` (sequence, writer) that were written before a time, in order."""
+    rows = await database.fetch(_READ_OUTBOX, bucket, *after, before_us, limit)
+    return [Untold(*row) for row in rows]
+
+
+_READ_FATES = """
+SELECT d.activation_id, d.profile_id, d.enrollment, d.state, d.detail, d.state_time
+FROM deliveries d JOIN unnest($2::text[], $3::timestamptz[]) AS r(activation_id, request_time)
+  ON d.activation_id = r.activation_id AND d.request_time = r.request_time
+WHERE d.bucket = $1 AND d.request_time BETWEEN $4 AND $5 AND d.state > 3
+"""
+
+
+async def read_fates(database: Database, bucket: int, untold: Untold) -> list[Receipt]:
+    """What a row of the outbox has to tell; nothing of those that the ledger holds no more."""
+    times = untold.request_times
+    rows = await database.fetch(
+        _READ_FATES,
+        bucket,
+        untold.activation_ids,
+        times,
+        min(times),
+        max(times),
+    )
     return [
         Receipt(
             activation_id=row["activation_id"],
-            request_us=from_datetime(row["request_time"]),
             profile_id=row["profile_id"],
             enrollment=row["enrollment"],
             state=State(row["state"]),
-            state_us=from_datetime(row["state_time"]),
             detail=row["detail"],
+            state_us=from_datetime(row["state_time"]),
         )
         for row in rows
     ]
 
 
-_CLEAR_RECEIPTS = """
-UPDATE deliveries d SET receipt_pending = false
-FROM unnest($2::text[], $3::timestamptz[]) AS r(activation_id, request_time)
-WHERE d.bucket = $1 AND d.request_time = r.request_time AND d.activation_id = r.activation_id
-  AND d.request_time BETWEEN $4 AND $5 AND d.receipt_pending
+_DELETE_OUTBOX = """
+DELETE FROM receipts r USING unnest($2::bigint[], $3::bigint[]) AS t(sequence, writer)
+WHERE r.bucket = $1 AND r.sequence = t.sequence AND r.writer = t.writer
 """
 
 
-async def clear_receipts(database: Database, bucket: int, receipts: Sequence[Receipt]) -> None:
-    """Notes that these fates were taken."""
-    times = [to_datetime(receipt.request_us) for receipt in receipts]
+async def delete_outbox(database: Database, bucket: int, taken: Sequence[tuple[int, int]]) -> None:
+    """Forgets rows, by (sequence, writer), whose fates were taken."""
     await database.execute(
-        _CLEAR_RECEIPTS, bucket, [r.activation_id for r in receipts], times, min(times), max(times)
+        _DELETE_OUTBOX, bucket, [sequence for sequence, _ in taken], [writer for _, writer in taken]
     )
+
+
+_MOVE_OLD = and_tell(
+    first="""
+old AS MATERIALIZED (
+    SELECT activation_id, request_time FROM deliveries WHERE bucket = $1 AND receipt_pending
+    ORDER BY request_time LIMIT $4 FOR UPDATE
+), """,
+    change="""
+UPDATE deliveries d SET receipt_pending = false FROM old
+WHERE d.bucket = $1 AND d.request_time = old.request_time AND d.activation_id = old.activation_id
+RETURNING d.activation_id, d.request_time, d.state
+""",
+    sequence="$2",
+    writer="$3",
+    answer=HOW_MANY,
+)
+
+
+async def move_old(database: Database, bucket: int, sequence: int, writer: int, limit: int) -> int:
+    """Moves to the outbox what the release before noted in the ledger's rows; returns how many."""
+    return int(await database.fetchval(_MOVE_OLD, bucket, sequence, writer, limit))

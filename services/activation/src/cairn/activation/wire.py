@@ -3,8 +3,9 @@
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
@@ -32,6 +33,9 @@ _ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _JOURNEY = re.compile(r"journeys/[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _T = TypeVar("_T")
 _INVALID = ErrorReason.ERROR_REASON_ACTIVATION_INVALID
+_ACTIONS = frozenset(journey_pb2.AudienceAction.values())
+_SURELY_SHORT = MAX_ID_BYTES // 4
+"""Characters that never make more than the most bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ def check_batch(field: str, size: int) -> None:
         raise invalid("The batch has the wrong size.", [FieldViolation(field, text)])
 
 
+@lru_cache(maxsize=1024)
 def parse_id(kind: str, name: str) -> str:
     """The id of "connections/email" or "email" for the kind "connections"; "" when it is neither."""
     id_ = name.removeprefix(f"{kind}/")
@@ -69,34 +74,41 @@ def parse_activation(message: pb.Activation, now: int) -> Activation | Refusal:
     problem = _check_key(message, now)
     if problem:
         return Refusal(_INVALID, problem)
-    request_us = from_timestamp(message.request_time)
-    if len(message.context) > MAX_CONTEXT_BYTES:
-        size = f"{len(message.context):,} bytes"
+    context = message.context
+    if len(context) > MAX_CONTEXT_BYTES:
+        size = f"{len(context):,} bytes"
         return Refusal(_INVALID, f"context has {size}; at most {MAX_CONTEXT_BYTES:,} can be taken")
-    for field in ("journey_version", "stage", "step", "enrollment"):
-        problem = _check_text(field, getattr(message, field))
-        if problem:
-            return Refusal(_INVALID, problem)
+    journey_version, stage, step = message.journey_version, message.stage, message.step
+    enrollment = message.enrollment
+    problem = (
+        _check_text("journey_version", journey_version)
+        or _check_text("stage", stage)
+        or _check_text("step", step)
+        or _check_text("enrollment", enrollment)
+    )
+    if problem:
+        return Refusal(_INVALID, problem)
     connection = parse_id("connections", message.connection)
     if not connection:
         return Refusal(
             ErrorReason.ERROR_REASON_CONNECTION_UNKNOWN, "connection is no name; write connections/ID"
         )
-    template = parse_id("templates", message.template)
-    if message.template and not template:
+    named = message.template
+    template = parse_id("templates", named) if named else ""
+    if named and not template:
         return Refusal(ErrorReason.ERROR_REASON_TEMPLATE_UNKNOWN, "template is no name; write templates/ID")
     return Activation(
         activation_id=message.activation_id,
         profile_id=message.profile_id,
-        request_us=request_us,
+        request_us=from_timestamp(message.request_time),
         connection=connection,
         template=template,
-        action=message.action if message.action in journey_pb2.AudienceAction.values() else 0,
-        journey_version=message.journey_version,
-        stage=message.stage,
-        step=message.step,
-        enrollment=message.enrollment,
-        context=message.context,
+        action=message.action if message.action in _ACTIONS else 0,
+        journey_version=journey_version,
+        stage=stage,
+        step=step,
+        enrollment=enrollment,
+        context=context,
     )
 
 
@@ -128,17 +140,18 @@ def _check_key(message: pb.Activation | pb.Withdrawal, now: int) -> str:
             return problem or f"{field} is required"
     if not message.HasField("request_time"):
         return "request_time is required"
-    if not 0 <= message.request_time.seconds < _END_US // 1_000_000:
+    time = message.request_time
+    if not 0 <= time.seconds < _END_US // 1_000_000:
         return "request_time is outside the years 1970 to 2099"
-    if not 0 <= message.request_time.nanos < 1_000_000_000:
+    if not 0 <= time.nanos < 1_000_000_000:
         return "request_time is no valid time"
-    if from_timestamp(message.request_time) > now + FUTURE_US:
+    if from_timestamp(time) > now + FUTURE_US:
         return "request_time is more than a day ahead of this service's clock"
     return ""
 
 
 def _check_text(field: str, value: str) -> str:
-    if len(value.encode()) > MAX_ID_BYTES:
+    if len(value) > _SURELY_SHORT and len(value.encode()) > MAX_ID_BYTES:
         return f"{field} has {len(value.encode()):,} bytes; at most {MAX_ID_BYTES} can be taken"
     return f"{field} contains a NUL character" if "\0" in value else ""
 
@@ -239,21 +252,23 @@ def to_delivery(delivery: Delivery) -> pb.Delivery:
     return message
 
 
-def to_receipts(receipts: Sequence[Receipt]) -> pb.DeliverReceiptsRequest:
-    """The message that carries fates."""
-    return pb.DeliverReceiptsRequest(
-        receipts=[
-            pb.Receipt(
-                activation_id=receipt.activation_id,
-                profile_id=receipt.profile_id,
-                enrollment=receipt.enrollment,
-                state=_wire_state(receipt.state),
-                state_time=to_timestamp(receipt.state_us),
-                detail=receipt.detail,
-            )
-            for receipt in receipts
-        ]
-    )
+def to_receipts(receipts: Iterable[Receipt]) -> bytes:
+    """The message that carries fates, a DeliverReceiptsRequest, as bytes."""
+    request = pb.DeliverReceiptsRequest()
+    add = request.receipts.add
+    time_us, time = -1, None
+    for activation_id, profile_id, enrollment, state, detail, state_us in receipts:
+        if state_us != time_us:  # those of a batch are seldom different
+            time_us, time = state_us, to_timestamp(state_us)
+        add(
+            activation_id=activation_id,
+            profile_id=profile_id,
+            enrollment=enrollment,
+            state=int(state),
+            state_time=time,
+            detail=detail,
+        )
+    return request.SerializeToString()
 
 
 def delivery_id(name: str) -> str:

@@ -32,6 +32,9 @@ REPEATABLE_KINDS: tuple[str, ...] = tuple(
 )
 """The kinds, by their JSON names, whose deliveries may be sent again after a crash."""
 
+STAYS = frozenset({"log"})
+"""The kinds through which nothing leaves the house: a delivery is SENT (`log.LOGGED`) by being accepted."""
+
 NEEDS_TEMPLATE = frozenset({"smtp"})
 """The kinds that can't do without a template."""
 

@@ -141,3 +141,24 @@ async def test_the_log_of_an_error_names_the_constraint_and_not_the_row(
     assert "people_pkey" in printed
     assert "ann@example.org" not in printed
     assert "Key (id)" not in (server.data / "postgres.log").read_text()
+
+
+async def test_times_are_exchanged_in_microseconds_where_that_is_asked_for(dsn: str) -> None:
+    pool = await connect_pool(
+        dsn, role=None, schema="", application_name="test", min_size=2, max_size=2, times_in_us=True
+    )
+    times = [-62_135_596_800_000_000, -1, 0, 1_767_225_600_123_457, 253_402_300_799_999_999, None]
+    statement = "SELECT t, to_char(t, 'YYYY-MM-DD HH24:MI:SS.US') FROM unnest($1::timestamptz[]) AS t"
+    async with pool.acquire() as first, pool.acquire() as second:
+        for connection in (first, second):
+            rows = await connection.fetch(statement, times)
+            assert [row[0] for row in rows] == times
+            assert [row[1] for row in rows] == [
+                "0001-01-01 00:00:00.000000",
+                "1969-12-31 23:59:59.999999",
+                "1970-01-01 00:00:00.000000",
+                "2026-01-01 00:00:00.123457",
+                "9999-12-31 23:59:59.999999",
+                None,
+            ]
+    await pool.close()

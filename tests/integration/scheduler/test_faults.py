@@ -10,8 +10,8 @@ import grpc
 import pytest
 
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
-from cairn.postgres.pool import connect
-from cairn.runtime.clock import now_us, to_datetime
+from cairn.postgres.pool import connect, exchange_times_in_us
+from cairn.runtime.clock import now_us
 from cairn.runtime.errors import error_from_rpc
 from cairn.scheduler import store
 from cairn.scheduler.timer import NewTimers
@@ -158,8 +158,8 @@ async def test_migrate_makes_the_schema_and_is_harmless_the_second_time(schedule
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
     assert said == [
-        "The schema 'scheduler' is at version 1: 0001_timers.sql.\n",
-        "The schema 'scheduler' is at version 1: nothing was missing.\n",
+        "The schema 'scheduler' is at version 2: 0001_timers.sql, 0002_calmer_vacuum.sql.\n",
+        "The schema 'scheduler' is at version 2: nothing was missing.\n",
     ]
     await server.execute("DROP DATABASE scheduler_migrate WITH (FORCE)")
     await server.close()
@@ -167,12 +167,13 @@ async def test_migrate_makes_the_schema_and_is_harmless_the_second_time(schedule
 
 async def test_the_hot_read_walks_the_index_of_due_times(scheduler_dsn) -> None:
     database = await connect(scheduler_dsn, schema="scheduler", role="cairn_scheduler")
+    await exchange_times_in_us(database)
     now = now_us()
     for bucket in range(8):
         new = NewTimers()
         for n in range(2_500):
             due = now + n * SECOND
-            new.add(f"{bucket}-{n}", f"k{n}", due, to_datetime(due), b"")
+            new.add(f"{bucket}-{n}", f"k{n}", due, b"")
         await store.insert_timers(database, bucket, new)
     await database.execute("ANALYZE timers")
     # As a long-lived connection would have it: one plan for all parameters.

@@ -9,7 +9,9 @@ from prometheus_client import REGISTRY
 from cairn.api.scheduler.v1 import scheduler_pb2 as pb
 from cairn.postgres.bucket import bucket_of
 from cairn.postgres.pool import connect
-from cairn.runtime.clock import now_us
+from cairn.runtime.clock import now_us, to_datetime
+from cairn.scheduler.store import NOTICE_CHANNEL
+from cairn.scheduler.wire import render_notices
 
 SECOND = 1_000_000
 HOUR = 3_600 * SECOND
@@ -218,3 +220,47 @@ async def test_lateness_is_measured_and_shards_are_counted(scheduler, timer, sin
     await eventually(lambda: count() == before + 2)
     await asyncio.wait_for(replica.stop(), 10)
     assert REGISTRY.get_sample_value("cairn_scheduler_shards_owned") == 0
+
+
+async def test_a_timer_that_is_canceled_when_it_is_in_memory_already_does_not_fire(
+    scheduler, timer, sink, eventually
+) -> None:
+    replica = await scheduler(sweep_seconds=0.05)
+    # Both were read long before they are due, as each sweep reads a second ahead.
+    await replica.schedule([timer("canceled", "k", in_us=SECOND // 2), timer("kept", "k", in_us=SECOND // 2)])
+    await asyncio.sleep(0.3)
+    assert await replica.cancel(("canceled", "k")) == 1
+    await eventually(lambda: "kept" in sink.accepted_ids)
+    assert sink.accepted_ids == ["kept"]
+
+
+async def test_a_timer_that_another_replica_accepts_goes_before_later_ones_that_are_in_memory(
+    scheduler, timer, sink, eventually, scheduler_dsn
+) -> None:
+    replica = await scheduler(sweep_seconds=60)
+    due = now_us() + SECOND
+    await replica.schedule([timer("later", "k", due_us=due + 1_000)])
+    await asyncio.sleep(0.3)
+    database = await connect(scheduler_dsn, schema="scheduler")
+    async with database.transaction():
+        await database.execute(
+            "INSERT INTO timers (bucket, timer_id, key, due_time, payload) VALUES ($1, 'earlier', 'k', $2, '')",
+            bucket_of("k", 8),
+            to_datetime(due),
+        )
+        await database.execute(
+            "SELECT pg_notify($1, $2)", NOTICE_CHANNEL, next(render_notices({bucket_of("k", 8): due}))
+        )
+    await database.close()
+    await eventually(lambda: len(sink.accepted) == 2)
+    assert sink.accepted_ids == ["earlier", "later"]
+
+
+async def test_few_timers_of_many_shards_go_in_one_call(scheduler, timer, sink, eventually) -> None:
+    replica = await scheduler(gather_milliseconds=200)
+    keys = [in_shard(bucket, 1)[0] for bucket in range(8)]
+    start = now_us() + SECOND
+    await replica.schedule([timer(key, due_us=start + n * 1_000) for n, key in enumerate(keys)])
+    await eventually(lambda: len(sink.accepted) == 8)
+    assert len(sink.batches) <= 3
+    assert sink.early() == []

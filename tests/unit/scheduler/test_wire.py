@@ -141,3 +141,19 @@ def test_the_largest_notice_fits_a_payload_and_a_foreign_one_is_ignored() -> Non
     payloads = list(wire.render_notices(dict.fromkeys(range(1_024), 253_402_300_799_000_000)))
     assert all(len(payload) < 8_000 for payload in payloads)
     assert wire.parse_notices("hello") == []
+
+
+@given(
+    st.lists(
+        st.builds(
+            Timer,
+            st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8),
+            st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8),
+            st.integers(-62_135_596_800_000_000, 253_402_300_799_000_000),
+            st.binary(max_size=8),
+        ),
+        max_size=5,
+    )
+)
+def test_the_sink_gets_timers_as_readers_do(timers: list[Timer]) -> None:
+    assert list(wire.render_fire(timers).timers) == [wire.render_timer(each) for each in timers]

@@ -26,8 +26,11 @@ class Database:
         self._settings = settings
 
     @classmethod
-    async def open(cls, service: str, settings: ServiceSettings) -> Self:
-        """Connects, and checks that the schema is the one that this program knows; StartupError with one line otherwise."""
+    async def open(cls, service: str, settings: ServiceSettings, *, times_in_us: bool = False) -> Self:
+        """Connects, and checks that the schema is the one that this program knows; StartupError with one line otherwise.
+
+        `times_in_us` is about the pool, see `connect_pool`.
+        """
         pool = await connect_pool(
             settings.postgres_dsn.get_secret_value(),
             role=settings.postgres_role,
@@ -35,6 +38,7 @@ class Database:
             application_name=f"cairn-{service}",
             max_size=settings.postgres_pool_size,
             setting=environment_name(settings, "postgres_dsn"),
+            times_in_us=times_in_us,
         )
         try:
             await check_schema(pool, service, load_migrations(f"cairn.{service}"))

@@ -39,7 +39,9 @@ DATABASE = "cairn"
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",  # a socket's path is limited to 107 bytes; folders are not
-    "shared_buffers": "128MB",
+    # The suite shares a small machine with what it serves: what is not here is in the system's cache.
+    "shared_buffers": "64MB",
+    "autovacuum_work_mem": "8MB",  # enough for a million dead rows; a worker takes all of it
     "max_connections": "100",  # four services, their pools and their lock connections
     "max_wal_size": "2GB",  # a burst of small commits must not force checkpoints
     "jit": "off",  # our statements are short; compiling one costs more than running it
@@ -49,6 +51,9 @@ SETTINGS: Mapping[str, str] = {
     "log_timezone": "UTC",
     "timezone": "UTC",
 }
+
+# Each connection is a process; glibc's would keep the memory of the largest batch it ever saw.
+_ALLOCATOR: Mapping[str, str] = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "262144"}
 
 _STOP_SIGNALS: Mapping[str, signal.Signals] = {
     "smart": signal.SIGTERM,
@@ -330,7 +335,7 @@ class EmbeddedPostgres:
 
 def _environment() -> dict[str, str]:
     # Nothing is inherited: PGPORT, PGDATA or a foreign locale of the caller would change the server.
-    return {"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath}
+    return {"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath, **_ALLOCATOR}
 
 
 def _die_with_parent() -> Callable[[], None] | None:

@@ -42,8 +42,9 @@ from cairn.runtime.errors import CairnError
 log = structlog.get_logger()
 
 _RETRY_SECONDS = 0.2
-_WORTH_A_BATCH = 250
-_GATHER_SECONDS = 0.004
+_MANY = 8
+_WORTH_A_BATCH = 500
+_GATHER_SECONDS = 0.015
 
 
 class ProfileCache:
@@ -180,8 +181,8 @@ class Lane:
             await self._wake.wait()
             while self._waiting:
                 await self._process(self._take())
-                if 0 < self._count < _WORTH_A_BATCH and not self._stopping:
-                    # More comes than one at a time: what a batch costs is better shared by more of it.
+                if _MANY <= self._count < _WORTH_A_BATCH and not self._stopping:
+                    # They come faster than one at a time: what a batch costs is better shared by more of them.
                     await asyncio.sleep(_GATHER_SECONDS)
             if self._stopping:
                 return

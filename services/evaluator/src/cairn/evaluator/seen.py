@@ -29,7 +29,9 @@ NOTHING = Seen()
 
 def remember(seen: Seen, event_ids: list[str], day: int, oldest_day: int) -> tuple[Seen, list[str]]:
     """What is seen with these ids more, and which ids move to the table. What arrived before `oldest_day` is forgotten."""
-    ids = {event_id: arrived for event_id, arrived in seen.ids.items() if arrived >= oldest_day}
+    ids = dict(seen.ids)
+    while ids and ids[oldest := next(iter(ids))] < oldest_day:
+        del ids[oldest]
     for event_id in event_ids:
         ids[event_id] = day
     if len(ids) <= MOST:

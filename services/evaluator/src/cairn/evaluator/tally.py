@@ -31,9 +31,12 @@ class Tally:
         """Takes what came of one profile's arrivals."""
         self._arrivals += arrivals
         self._transitions += evaluated.transitions
-        for arrival, result in zip(arrivals, evaluated.results, strict=True):
-            if type(arrival) is TimerArrival and result is Result.ACTED_ON:
-                self._due_us.append(arrival.timer.time_us)
+        if type(arrivals[0]) is TimerArrival or len(arrivals) > 1:
+            self._due_us += [
+                arrival.timer.time_us
+                for arrival, result in zip(arrivals, evaluated.results, strict=True)
+                if type(arrival) is TimerArrival and result is Result.ACTED_ON
+            ]
 
     def tell(self, now_us: int) -> None:
         """Adds it all to the metrics."""

@@ -19,6 +19,7 @@ from cairn.scheduler.api import FULL_NAME, QUIET_METHODS, ROLES, SchedulerApi
 from cairn.scheduler.notices import Notices
 from cairn.scheduler.operations import Timers
 from cairn.scheduler.relay import Relay
+from cairn.scheduler.sending import Sender
 from cairn.scheduler.server_clock import ServerClock
 from cairn.scheduler.settings import SchedulerSettings
 from cairn.scheduler.upkeep import Upkeep
@@ -31,19 +32,20 @@ SETTINGS = SchedulerSettings
 
 async def build(settings: SchedulerSettings) -> ServiceSpec:
     """The service, not yet started. StartupError when Postgres can't be used or has another schema."""
-    database = await Database.open(SERVICE, settings)
+    database = await Database.open(SERVICE, settings, times_in_us=True)
     pool = database.pool
     channel = open_channel(settings.evaluator_address, settings)
     clock = ServerClock()
     sweep_us = round(settings.sweep_seconds * 1_000_000)
-    relay = Relay(pool, TimerSinkServiceStub(channel), clock, settings.sink_deadline_seconds)
+    sink = TimerSinkServiceStub(channel)
+    sender = Sender(sink, settings.sink_deadline_seconds, settings.gather_milliseconds / 1_000)
+    relay = Relay(pool, sender, clock)
     alarms = Alarms(
         database.connect,
         database.bucket_count,
         relay,
         clock,
         sweep_us=sweep_us,
-        gather_us=settings.gather_milliseconds * 1_000,
     )
     timers = Timers(
         pool,

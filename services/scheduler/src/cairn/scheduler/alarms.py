@@ -7,7 +7,7 @@ without loss, since each looks at the table. Refuses to run two rounds of one sh
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 
@@ -27,18 +27,17 @@ from cairn.scheduler.trigger import ShardTrigger
 log = structlog.get_logger()
 
 LOST_SECONDS = 1.0
-"""How long shards that go to other replicas wait for their batches in flight; then those may fire twice."""
+"""How long shards that go to other replicas wait for what is in flight, and for its rows to go; then it may fire twice."""
 
 
 @dataclass(slots=True)
 class _Watch:
-    """A shard that is ours. `wake_us` is its alarm and `started_us` its last round, both by Postgres' clock."""
+    """A shard that is ours. `wake_us` is its alarm, by Postgres' clock."""
 
     shard: Shard
     trigger: ShardTrigger
     is_ours: bool = True
     wake_us: int = 0
-    started_us: int = 0
     round: asyncio.Task[None] | None = None
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -59,12 +58,10 @@ class Alarms:
         clock: ServerClock,
         *,
         sweep_us: int,
-        gather_us: int,
     ) -> None:
         self._relay = relay
         self._clock = clock
         self._sweep_us = sweep_us
-        self._gather_us = gather_us
         self._watches: dict[int, _Watch] = {}
         self._patience_ends = 0.0
         self._owner = BucketOwner(
@@ -95,6 +92,9 @@ class Alarms:
             watch.is_ours = False
         for watch in tuple(self._watches.values()):
             await watch.idle.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOST_SECONDS):
+                await asyncio.gather(*(self._relay.finish(watch.shard) for watch in self._watches.values()))
         await self._owner.stop()
 
     async def stop(self) -> None:
@@ -102,6 +102,7 @@ class Alarms:
         for watch in self._watches.values():
             if watch.round is not None:
                 watch.round.cancel()
+        await self._relay.stop()
         await self._owner.stop()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
@@ -113,9 +114,14 @@ class Alarms:
             return False
         watch.shard.notice(due_us)
         if watch.idle.is_set() and due_us < watch.wake_us:
-            wake_us = watch.shard.wake_us(self._clock.now_us(), self._sweep_us)
-            self._arm(watch, min(wake_us, watch.wake_us))
+            self._arm(watch, min(watch.shard.wake_us(self._clock.now_us()), watch.wake_us))
         return True
+
+    def forget(self, bucket: int, timer_ids: Collection[str]) -> None:
+        """Timers were canceled: those in memory do not fire."""
+        watch = self._watches.get(bucket)
+        if watch is not None:
+            watch.shard.forget(timer_ids)
 
     def look_everywhere(self) -> None:
         """Notices may have been missed: look at all shards now, from the beginning of each."""
@@ -132,7 +138,7 @@ class Alarms:
 
     async def _on_acquired(self, bucket: int) -> None:
         trigger = ShardTrigger(timedelta(microseconds=self._sweep_us))
-        watch = _Watch(Shard(bucket), trigger)
+        watch = _Watch(Shard(bucket, self._sweep_us), trigger)
         self._watches[bucket] = watch
         metrics.SHARDS_OWNED.set(len(self._watches))
         self._scheduler.add_job(
@@ -160,13 +166,13 @@ class Alarms:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._patience_ends):
                 await watch.idle.wait()
+                await self._relay.finish(watch.shard)
         if watch.round is not None:
             watch.round.cancel()
 
     async def _round(self, watch: _Watch) -> None:
         watch.idle.clear()
         watch.round = asyncio.current_task()
-        watch.started_us = self._clock.now_us()
         try:
             await self._relay.fire_due(watch.shard, lambda: watch.is_ours)
         except Exception:
@@ -181,8 +187,7 @@ class Alarms:
         """Set the next alarm. Only now does APScheduler count the job as finished: set earlier, it would be skipped."""
         watch = self._watches.get(int(event.job_id))
         if watch is not None and watch.is_ours:
-            wake_us = watch.shard.wake_us(self._clock.now_us(), self._sweep_us)
-            self._arm(watch, max(wake_us, watch.started_us + self._gather_us))
+            self._arm(watch, watch.shard.wake_us(self._clock.now_us()))
 
     def _arm(self, watch: _Watch, wake_us: int) -> None:
         """Translate the alarm to this machine's clock, which is the one that APScheduler reads."""

@@ -2,8 +2,9 @@
 half-way was not acknowledged, and is repeated with the same ids without harm.
 """
 
+import asyncio
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -11,7 +12,7 @@ import structlog
 
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
 from cairn.postgres.bucket import bucket_of
-from cairn.postgres.pool import AnyConnection, Pool, is_unavailable, translate_errors
+from cairn.postgres.pool import Pool, is_unavailable, translate_errors
 from cairn.runtime.errors import CairnError, not_found
 from cairn.scheduler import metrics, store
 from cairn.scheduler.server_clock import ServerClock
@@ -28,6 +29,9 @@ class OwnAlarms(Protocol):
 
     def notice(self, bucket: int, due_us: int) -> bool:
         """A timer was accepted: move the alarm forward if it is due before. False when the shard is not ours."""
+
+    def forget(self, bucket: int, timer_ids: Collection[str]) -> None:
+        """Timers were canceled: those in memory do not fire."""
 
 
 class Timers:
@@ -59,25 +63,31 @@ class Timers:
     async def schedule(self, buckets: Mapping[int, NewTimers]) -> int:
         """Make timers durable and set their alarms; how many of them were not known."""
         unowned: dict[int, int] = {}
-        accepted = 0
+
+        async def insert(bucket: int, new: NewTimers) -> int:
+            count = await store.insert_timers(self._pool, bucket, new)
+            earliest_us = new.earliest_us
+            if earliest_us is not None and not self._alarms.notice(bucket, earliest_us):
+                unowned[bucket] = earliest_us
+            return count
+
         with self._admitted(sum(len(new.timer_ids) for new in buckets.values())), translate_errors():
-            async with self._pool.acquire() as connection:
-                for bucket, new in buckets.items():
-                    accepted += await store.insert_timers(connection, bucket, new)
-                    earliest_us = new.earliest_us
-                    if earliest_us is not None and not self._alarms.notice(bucket, earliest_us):
-                        unowned[bucket] = earliest_us
-                await self._tell_owners(connection, unowned)
+            accepted = await _sum_of([insert(bucket, new) for bucket, new in buckets.items()])
+            if unowned:
+                await self._tell_owners(unowned)
         metrics.TIMERS_SCHEDULED.inc(accepted)
         return accepted
 
     async def cancel(self, buckets: Mapping[int, Sequence[str]]) -> int:
         """Forget timers; how many there were."""
-        canceled = 0
+
+        async def delete(bucket: int, ids: Sequence[str]) -> int:
+            count = await store.delete_timers(self._pool, bucket, ids)
+            self._alarms.forget(bucket, ids)
+            return count
+
         with self._admitted(sum(len(ids) for ids in buckets.values())), translate_errors():
-            async with self._pool.acquire() as connection:
-                for bucket, ids in buckets.items():
-                    canceled += await store.delete_timers(connection, bucket, ids)
+            canceled = await _sum_of([delete(bucket, ids) for bucket, ids in buckets.items()])
         metrics.TIMERS_CANCELED.inc(canceled)
         return canceled
 
@@ -104,12 +114,12 @@ class Timers:
                     found = heapq.nsmallest(limit, found, key=_list_order)
         return found
 
-    async def _tell_owners(self, connection: AnyConnection, due_us: Mapping[int, int]) -> None:
+    async def _tell_owners(self, due_us: Mapping[int, int]) -> None:
         horizon_us = self._clock.now_us() + self._notice_us
         soon = {bucket: max(due, 0) for bucket, due in due_us.items() if due <= horizon_us}
         try:
             for payload in render_notices(soon):
-                await store.send_notice(connection, payload)
+                await store.send_notice(self._pool, payload)
         except Exception as error:
             # The timers are durable: a notice that fails costs punctuality, not the acknowledgement.
             if not is_unavailable(error):
@@ -130,6 +140,18 @@ class Timers:
             yield
         finally:
             self._in_flight -= count
+
+
+async def _sum_of(statements: Sequence[Coroutine[None, None, int]]) -> int:
+    """Run one statement for each bucket, side by side, and add up what they say; the first failure once all are done."""
+    if len(statements) == 1:
+        return await statements[0]
+    counts = 0
+    for outcome in await asyncio.gather(*statements, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
+        counts += outcome
+    return counts
 
 
 def _list_order(found: StoredTimer) -> tuple[int, int, str]:

@@ -13,6 +13,8 @@ class SchedulerSettings(ServiceSettings):
 
     grpc_port: GrpcPort = 7403
     http_port: HttpPort = 9403
+    # Eight cost more memory in Postgres, and CPU, than they bring: each is a process there.
+    postgres_pool_size: int = Field(4, ge=2, le=200, description="Most connections to Postgres.")
     evaluator_address: str = Field(
         "127.0.0.1:7402",
         min_length=1,
@@ -25,11 +27,11 @@ class SchedulerSettings(ServiceSettings):
         1.0, ge=0.05, le=60, description="How often a shard without due timers is looked at, in seconds."
     )
     gather_milliseconds: int = Field(
-        25,
+        5,
         ge=0,
         le=1000,
-        description="Least time between two batches of one shard that keeps up, in milliseconds: timers due within "
-        "it go out together, and late by as much.",
+        description="Least time between two calls to the sink with few timers, in milliseconds: timers of any shard "
+        "that are due within it go out together, and late by as much.",
     )
     max_timers_in_flight: int = Field(
         200_000,

@@ -1,27 +1,29 @@
-"""Owns every SQL statement of the Scheduler. Each is about one bucket, so that a cluster runs it on one node."""
+"""Owns every SQL statement of the Scheduler. Each is about one bucket, so that a cluster runs it on one node.
+
+Times are microseconds: a connection given to a function here exchanges them so (`exchange_times_in_us`).
+"""
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from cairn.postgres.pool import AnyConnection, Pool
-from cairn.runtime.clock import from_datetime, to_datetime
 from cairn.scheduler.server_clock import ClockReading
 from cairn.scheduler.timer import NewTimers, PageStart, State, StoredTimer, Timer, TimerFilter
 
 NOTICE_CHANNEL = "scheduler_timers"
 """On which replicas tell one another of timers that are due soon."""
 
-_BEGINNING = datetime.min.replace(tzinfo=UTC)
-_END = datetime.max.replace(tzinfo=UTC)
+# The years that the contract takes.
+_BEGINNING_US = -62_135_596_800_000_000
+_END_US = 253_402_300_799_999_999
 
 READ_CLOCK = "SELECT clock_timestamp()"
 
 
 async def read_clock(connection: AnyConnection) -> ClockReading:
     """One reading of Postgres' clock."""
-    server_time = await connection.fetchval(READ_CLOCK)
-    return ClockReading(from_datetime(server_time), time.monotonic_ns())
+    server_us = await connection.fetchval(READ_CLOCK)
+    return ClockReading(server_us, time.monotonic_ns())
 
 
 # In order of ids, so that two batches with the same timers wait for one another instead of deadlocking.
@@ -34,10 +36,10 @@ ON CONFLICT (bucket, timer_id) DO NOTHING
 """
 
 
-async def insert_timers(connection: AnyConnection, bucket: int, new: NewTimers) -> int:
+async def insert_timers(connection: AnyConnection | Pool, bucket: int, new: NewTimers) -> int:
     """Write the timers of one bucket; how many of them were not known."""
     status = await connection.execute(
-        INSERT_TIMERS, bucket, new.timer_ids, new.keys, new.due_times, new.payloads
+        INSERT_TIMERS, bucket, new.timer_ids, new.keys, new.due_us, new.payloads
     )
     return _row_count(status)
 
@@ -87,17 +89,13 @@ async def read_due(
     limit: int,
 ) -> tuple[list[Timer], int | None]:
     """Pending timers due from `floor_us` to `due_by_us`, in order, and the time of the first one after that."""
-    floor = _BEGINNING if floor_us is None else to_datetime(floor_us)
-    rows = await connection.fetch(READ_DUE, bucket, floor, to_datetime(due_by_us), held_keys, limit)
-    timers: list[Timer] = []
-    next_due_us = None
-    for timer_id, key, due_time, payload in rows:
-        due_us = from_datetime(due_time)
-        if timer_id is None:
-            next_due_us = due_us
-        else:
-            timers.append(Timer(timer_id, key, due_us, payload))
-    return timers, next_due_us
+    floor = _BEGINNING_US if floor_us is None else floor_us
+    rows = await connection.fetch(READ_DUE, bucket, floor, due_by_us, held_keys, limit)
+    next_due_us = rows.pop()["due_time"] if rows and rows[-1]["timer_id"] is None else None
+    return list(map(_to_timer, rows)), next_due_us
+
+
+_to_timer = Timer._make  # the columns are in the order of its fields
 
 
 READ_TIMER = """
@@ -129,10 +127,8 @@ async def list_timers(
     connection: AnyConnection | Pool, bucket: int, wanted: TimerFilter, after: PageStart | None, limit: int
 ) -> list[StoredTimer]:
     """At most `limit` timers of one bucket, in order of (due time, id), those of each wanted state."""
-    start = (
-        (_BEGINNING, -1, "") if after is None else (to_datetime(after.due_us), after.bucket, after.timer_id)
-    )
-    end = _END if wanted.due_by_us is None else to_datetime(wanted.due_by_us)
+    start = (_BEGINNING_US, -1, "") if after is None else (after.due_us, after.bucket, after.timer_id)
+    end = _END_US if wanted.due_by_us is None else wanted.due_by_us
     rows: list[StoredTimer] = []
     for statement, included in ((LIST_PENDING, wanted.pending), (LIST_PARKED, wanted.parked)):
         if included:
@@ -154,21 +150,21 @@ async def count_backlog(
     connection: AnyConnection | Pool, bucket: int, due_by_us: int, limit: int
 ) -> tuple[int, int]:
     """How many timers of a bucket are overdue and how many parked, each counted to at most `limit`."""
-    (row,) = await connection.fetch(COUNT_BACKLOG, bucket, to_datetime(due_by_us), limit)
+    (row,) = await connection.fetch(COUNT_BACKLOG, bucket, due_by_us, limit)
     return row[0], row[1]
 
 
 SEND_NOTICE = "SELECT pg_notify($1, $2)"
 
 
-async def send_notice(connection: AnyConnection, payload: str) -> None:
+async def send_notice(connection: AnyConnection | Pool, payload: str) -> None:
     """Tell all replicas that listen; `payload` is at most 7,999 bytes."""
     await connection.execute(SEND_NOTICE, NOTICE_CHANNEL, payload)
 
 
-def _stored(row: tuple[int, str, str, datetime, bytes, int, str]) -> StoredTimer:
-    bucket, timer_id, key, due_time, payload, state, refusal = row
-    return StoredTimer(Timer(timer_id, key, from_datetime(due_time), payload), bucket, State(state), refusal)
+def _stored(row: tuple[int, str, str, int, bytes, int, str]) -> StoredTimer:
+    bucket, timer_id, key, due_us, payload, state, refusal = row
+    return StoredTimer(Timer(timer_id, key, due_us, payload), bucket, State(state), refusal)
 
 
 def _row_count(status: str) -> int:

@@ -69,7 +69,9 @@ async def pool(evaluator_suite) -> AsyncIterator[Pool]:
     await connection.execute("SET search_path = evaluator")
     await migrate(connection, "evaluator", load_migrations("cairn.evaluator"))
     await connection.close()
-    pool = await connect_pool(own, role=None, schema="evaluator", application_name="test", max_size=4)
+    pool = await connect_pool(
+        own, role=None, schema="evaluator", application_name="test", max_size=4, times_in_us=True
+    )
     yield pool
     pool.terminate()
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -15,6 +15,7 @@ class ActivationSettings(ServiceSettings):
 
     grpc_port: GrpcPort = 7404
     http_port: HttpPort = 9404
+    postgres_pool_size: int = Field(4, ge=2, le=200, description="Most connections to Postgres.")
     evaluator_address: str = Field(
         "127.0.0.1:7402", description="Where receipts go: `host:port` of a `ReceiptSinkService`."
     )

@@ -13,6 +13,7 @@ class DefinitionSettings(ServiceSettings):
 
     grpc_port: GrpcPort = 7401
     http_port: HttpPort = 9401
+    postgres_pool_size: int = Field(4, ge=2, le=200, description="Most connections to Postgres.")
     activation_address: str = Field(
         "127.0.0.1:7404",
         min_length=1,

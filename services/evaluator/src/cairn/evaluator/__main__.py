@@ -37,7 +37,7 @@ log = structlog.get_logger()
 
 async def build(settings: EvaluatorSettings) -> ServiceSpec:
     """The service, not yet started. StartupError when Postgres can't be used or has another schema."""
-    return _assemble(settings, await Database.open(SERVICE, settings))
+    return _assemble(settings, await Database.open(SERVICE, settings, times_in_us=True))
 
 
 def _assemble(settings: EvaluatorSettings, database: Database) -> ServiceSpec:

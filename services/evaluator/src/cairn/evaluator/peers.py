@@ -30,9 +30,10 @@ class Refusal:
 
 
 class Destination(Protocol):
-    """A receiver of effects."""
+    """A receiver of effects. `linger_s` is how long what is for it may wait for more, so that calls are fewer."""
 
     name: str
+    linger_s: float
 
     def part(self, row: OutboxRow) -> tuple[bytes, ...]:
         """What of a row is for this destination; empty when nothing is."""
@@ -45,6 +46,8 @@ class Scheduler:
     """The Scheduler, as effects see it."""
 
     name = "scheduler"
+    # Nobody waits for a timer to be set; only a wait that is shorter than this ends that much later.
+    linger_s = 0.02
 
     def __init__(self, channel: grpc.aio.Channel, deadline_s: float) -> None:
         self._stub = SchedulerServiceStub(channel)
@@ -80,6 +83,7 @@ class Activation:
     """Activation, as effects see it."""
 
     name = "activation"
+    linger_s = 0.0
 
     def __init__(self, channel: grpc.aio.Channel, deadline_s: float) -> None:
         self._stub = ActivationServiceStub(channel)

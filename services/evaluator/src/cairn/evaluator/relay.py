@@ -144,6 +144,8 @@ class Relay:
         wake = self._wakes[destination.name]
         while True:
             await wake.wait()
+            if destination.linger_s:
+                await asyncio.sleep(destination.linger_s)
             wake.clear()
             rows: dict[int, list[OutboxRow]] = {}
             for bucket in range(self._bucket_count):

@@ -13,7 +13,7 @@ class EvaluatorSettings(ServiceSettings):
 
     grpc_port: GrpcPort = 7402
     http_port: HttpPort = 9402
-    postgres_pool_size: int = Field(12, ge=2, le=200, description="Most connections to Postgres.")
+    postgres_pool_size: int = Field(8, ge=2, le=200, description="Most connections to Postgres.")
     definition_address: str = Field(
         "127.0.0.1:7401",
         min_length=1,

@@ -1,4 +1,5 @@
-"""Owns every SQL statement of the Evaluator. Each hot one names one bucket, as one scalar parameter."""
+"""Owns every SQL statement of the Evaluator. Each hot one names one bucket, as one scalar parameter. The pool exchanges times in
+microseconds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ import msgspec
 
 from cairn.postgres.partitions import drop_partitions, ensure_partitions
 from cairn.postgres.pool import AnyConnection, Pool
-from cairn.runtime.clock import from_datetime, to_datetime
 
 
 class RowKind(IntEnum):
@@ -138,7 +138,7 @@ async def find_seen(
 ) -> set[tuple[str, str]]:
     """Those of the (profile_id, event_id) pairs that arrived at `since_us` or later and were acted on."""
     profile_ids, event_ids = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    rows = await db.fetch(_SEEN, bucket, profile_ids, event_ids, to_datetime(since_us))
+    rows = await db.fetch(_SEEN, bucket, profile_ids, event_ids, since_us)
     return {(row[0], row[1]) for row in rows}
 
 
@@ -179,7 +179,6 @@ async def swap_profiles(connection: AnyConnection, bucket: int, writes: Sequence
 
 
 def _swap_columns(writes: Sequence[ProfileWrite]) -> tuple[list[Any], ...]:
-    moments = _Moments()
     return (
         [write.profile_id for write in writes],
         [write.revision for write in writes],
@@ -190,16 +189,8 @@ def _swap_columns(writes: Sequence[ProfileWrite]) -> tuple[list[Any], ...]:
         [write.recent for write in writes],
         [write.held_in and ",".join(write.held_in) for write in writes],
         [write.seen for write in writes],
-        [moments[write.update_us] for write in writes],
+        [write.update_us for write in writes],
     )
-
-
-class _Moments(dict[int, datetime]):
-    """Times as Postgres takes them; those of a batch are few."""
-
-    def __missing__(self, time_us: int) -> datetime:
-        moment = self[time_us] = to_datetime(time_us)
-        return moment
 
 
 # What goes with the swaps, as one statement: a round trip is what costs. The numbers of its parameters follow those of the swap where
@@ -257,13 +248,13 @@ async def append(connection: AnyConnection, bucket: int, appendix: Appendix, now
 
 
 def _append_columns(appendix: Appendix, now_us: int) -> tuple[Any, ...]:
-    rows, outbox, moments = appendix.timeline, appendix.outbox or OutboxRow(0, 0), _Moments()
+    rows, outbox = appendix.timeline, appendix.outbox or OutboxRow(0, 0)
     return (
-        to_datetime(now_us),
+        now_us,
         [pair[0] for pair in appendix.event_ids],
         [pair[1] for pair in appendix.event_ids],
         [row.profile_id for row in rows],
-        [moments[row.record_us] for row in rows],
+        [row.record_us for row in rows],
         [row.row_id for row in rows],
         [row.kind for row in rows],
         [row.entries for row in rows],
@@ -300,7 +291,7 @@ async def find_old_outbox(
     db: Pool | AnyConnection, bucket: int, writer: int, after: int, until_us: int, limit: int
 ) -> list[int]:
     """The sequences of a writer's rows after a sequence that were written at `until_us` or before, in order."""
-    rows = await db.fetch(_OLD_OUTBOX, bucket, writer, after, to_datetime(until_us), limit)
+    rows = await db.fetch(_OLD_OUTBOX, bucket, writer, after, until_us, limit)
     return [row[0] for row in rows]
 
 
@@ -353,7 +344,7 @@ async def insert_timeline(db: Pool | AnyConnection, bucket: int, rows: Sequence[
         _INSERT_TIMELINE,
         bucket,
         [row.profile_id for row in rows],
-        [to_datetime(row.record_us) for row in rows],
+        [row.record_us for row in rows],
         [row.row_id for row in rows],
         [row.kind for row in rows],
         [row.entries for row in rows],
@@ -371,8 +362,8 @@ async def read_timeline(
     db: Pool, bucket: int, profile_id: str, first: tuple[int, int], limit: int
 ) -> list[TimelineRow]:
     """Rows of one timeline from a place (record time, row id) on, it included, newest first."""
-    rows = await db.fetch(_TIMELINE, bucket, profile_id, to_datetime(first[0]), first[1], limit)
-    return [TimelineRow(profile_id, from_datetime(row[0]), row[1], RowKind(row[2]), row[3]) for row in rows]
+    rows = await db.fetch(_TIMELINE, bucket, profile_id, first[0], first[1], limit)
+    return [TimelineRow(profile_id, row[0], row[1], RowKind(row[2]), row[3]) for row in rows]
 
 
 # The text is searched; who is found too much is left out later.
@@ -494,7 +485,7 @@ def _profile(row: asyncpg.Record) -> ProfileRow:
         attributes or "{}",
         time_zone or "",
         standings or "{}",
-        from_datetime(updated),
+        updated,
         behavior or "",
         recent or "",
         seen or "",

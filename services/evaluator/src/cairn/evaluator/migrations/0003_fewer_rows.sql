@@ -10,3 +10,7 @@ ALTER TABLE profiles
     ALTER COLUMN recent TYPE text;
 
 ALTER TABLE timeline ALTER COLUMN entries TYPE text;
+
+-- Vacuum walks a whole table and its indexes: seldom where updates clean their own pages, and never because rows were added that go anyway.
+ALTER TABLE profiles SET (autovacuum_vacuum_scale_factor = 0.2);
+ALTER TABLE outbox SET (autovacuum_vacuum_insert_threshold = -1, autovacuum_vacuum_threshold = 5000);

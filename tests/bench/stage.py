@@ -82,7 +82,7 @@ class Stage:
 
     async def __aenter__(self) -> Self:
         self.database = await asyncpg.connect(self.suite.dsn)
-        self._producer = subprocess.Popen(
+        self._producer = subprocess.Popen(  # noqa: ASYNC220 - once, before anything runs
             [sys.executable, str(Path(__file__).with_name("producer.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

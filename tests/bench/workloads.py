@@ -264,7 +264,9 @@ async def _timers(play: Play, phase: Phase, wait_s: int) -> Figures:
     if phase.together and sent.ended_us > last_due_us:
         raise AssertionError("this machine is too slow: events were still coming when the timers were due")
     play.say("waiting for the timers")
+    before = play.stage.cpu()
     drained = await play.stage.drained(last_due_us)
+    used = used_between(before, play.stage.cpu())
     found = await read_deliveries(play.stage, phase.prefix, sent.began_us)
     verdict = judge_carts((phase, sent), None, wait_s * _SECOND_US, found)
     delivered_s = (found.last_us - last_due_us) / _SECOND_US
@@ -272,6 +274,9 @@ async def _timers(play: Play, phase: Phase, wait_s: int) -> Figures:
         "timers": len(phase.places),
         "events_per_s": round(sent.events / sent.seconds),
         "delivered_s": round(delivered_s, 2),
+        "cpu_us_a_timer": {
+            name: round(value / len(phase.places) * 1_000_000, 1) for name, value in used.items()
+        },
         **_timed(drained, found, verdict, last_due_us),
     }
 

@@ -44,8 +44,8 @@ _TRACKS = msgspec.json.Decoder(dict[str, Track])
 _RECENT = msgspec.json.Decoder(tuple[RecentInput, ...])
 _SEEN = msgspec.json.Decoder(Seen)
 
-_MEMORY_FOR_ITSELF = 1_200
-_MEMORY_FOR_A_BYTE = 4
+_MEMORY_FOR_ITSELF = 1_000
+_MEMORY_FOR_A_BYTE = 3
 """What a profile takes in memory, in bytes: for itself, and for each byte of its stored form. Measured, to about a third."""
 
 

@@ -156,7 +156,7 @@ class Intake:
             raise invalid("Some receipts can be nobody's.", violations)
         self._book.require()
         arrivals = [_receipt(receipt) for receipt in receipts]
-        results = await self._through_lanes(arrivals)
+        results = await self._through_lanes(arrivals, patient=True)
         if any(result is Result.LATER for result in results):
             raise _not_yet()
 
@@ -175,7 +175,9 @@ class Intake:
                 f"revision {min_revision} is not served yet, {self._book.revision} is; repeat the call with the same ids.",
             ) from None
 
-    async def _through_lanes(self, arrivals: Sequence[Arrival]) -> list[Result | Refused]:
+    async def _through_lanes(
+        self, arrivals: Sequence[Arrival], *, patient: bool = False
+    ) -> list[Result | Refused]:
         """The result of each arrival, in order. Nothing of a call that a full lane refuses is taken."""
         places: dict[int, list[int]] = {}
         count = len(self._lanes)
@@ -187,7 +189,7 @@ class Intake:
         submissions = []
         for bucket, indexes in places.items():
             submission = Submission([arrivals[index] for index in indexes], loop.create_future())
-            self._lanes[bucket].submit(submission)
+            self._lanes[bucket].submit(submission, patient=patient)
             submissions.append(submission)
         if self._waiting() >= self._backlog // 2:
             self._room.clear()

@@ -42,6 +42,8 @@ from cairn.runtime.errors import CairnError
 log = structlog.get_logger()
 
 _RETRY_SECONDS = 0.2
+_COMPANY_SECONDS = 0.2
+_PATIENCE_SECONDS = 2.0
 _MANY = 8
 _WORTH_A_BATCH = 500
 _GATHER_SECONDS = 0.015
@@ -131,7 +133,11 @@ class Lane:
         self._settings = settings
         self._reload_journeys = reload_journeys
         self._waiting: deque[Part] = deque()
+        # Fates of activations, which change nothing that anybody waits for: they give way, but not for ever.
+        self._patient: deque[Part] = deque()
+        self._patient_since = 0.0
         self._count = 0
+        self._urgent = 0
         self._wake = asyncio.Event()
         self._cache = ProfileCache(settings.cache_bytes)
         self._sequence = 0
@@ -149,13 +155,20 @@ class Lane:
         """Whether nothing more should be put into the lane for now."""
         return self._count >= self._settings.backlog
 
-    def submit(self, submission: Submission) -> None:
-        """Puts arrivals behind those that wait."""
+    def submit(self, submission: Submission, *, patient: bool = False) -> None:
+        """Puts arrivals behind those that wait. `patient` ones go with whoever comes next, or alone after a while."""
         count, most = len(submission.arrivals), self._settings.batch_size
+        queue = self._patient if patient else self._waiting
+        if patient:
+            if not queue:
+                self._patient_since = time.monotonic()
+                asyncio.get_running_loop().call_later(_COMPANY_SECONDS, self._wake.set)
+        else:
+            self._urgent += count
+            self._wake.set()
         for start in range(0, count, most):
-            self._waiting.append((submission, range(start, min(start + most, count))))
+            queue.append((submission, range(start, min(start + most, count))))
         self._count += count
-        self._wake.set()
 
     def start(self) -> None:
         """Begins to work."""
@@ -173,28 +186,48 @@ class Lane:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
-        for submission, _ in self._waiting:
+        for submission, _ in (*self._waiting, *self._patient):
             submission.fail(stopping())
 
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
-            while self._waiting:
+            self._wake.clear()
+            while self._waiting or self._has_lost_patience(_COMPANY_SECONDS):
                 await self._process(self._take())
-                if _MANY <= self._count < _WORTH_A_BATCH and not self._stopping:
+                if _MANY <= self._urgent < _WORTH_A_BATCH and not self._stopping:
                     # They come faster than one at a time: what a batch costs is better shared by more of them.
                     await asyncio.sleep(_GATHER_SECONDS)
             if self._stopping:
                 return
-            self._wake.clear()
+            if self._patient:
+                # Whoever woke us may have been early by a hair: nobody else would look after them.
+                asyncio.get_running_loop().call_later(_COMPANY_SECONDS, self._wake.set)
+
+    def _has_lost_patience(self, seconds: float) -> bool:
+        """Whether the patient have waited that long."""
+        if not self._patient:
+            return False
+        return self._stopping or time.monotonic() - self._patient_since >= seconds
 
     def _take(self) -> list[Part]:
         """What makes the next batch: all that waits, up to the size of one."""
-        parts = [self._waiting.popleft()]
-        count = len(parts[0][1])
-        while self._waiting and count + len(self._waiting[0][1]) <= self._settings.batch_size:
-            parts.append(self._waiting.popleft())
-            count += len(parts[-1][1])
+        parts: list[Part] = []
+        count = 0
+        queues = [self._waiting, self._patient]
+        if self._has_lost_patience(_PATIENCE_SECONDS):
+            queues.reverse()
+        for queue in queues:
+            while queue and (not parts or count + len(queue[0][1]) <= self._settings.batch_size):
+                submission, indexes = queue.popleft()
+                parts.append((submission, indexes))
+                count += len(indexes)
+                if queue is self._waiting:
+                    self._urgent -= len(indexes)
+                else:
+                    self._patient_since = time.monotonic()
+            if queue:
+                break
         self._count -= count
         self._backlog.set(self._count)
         metrics.BATCH_INPUTS.observe(count)
@@ -213,7 +246,9 @@ class Lane:
             return
         metrics.BATCH_SECONDS.observe(time.perf_counter() - began)
         self._waiting.extendleft(reversed(again))
-        self._count += sum(len(indexes) for _, indexes in again)
+        more = sum(len(indexes) for _, indexes in again)
+        self._count += more
+        self._urgent += more
 
     async def _commit(self, parts: list[Part]) -> list[Part]:
         """Writes what the batch does, answers what is durable, and returns what has to run again."""
@@ -359,10 +394,11 @@ class Lane:
                     log.error("lane_read_back_failed", bucket=self.bucket, exc_info=again)
                     return
             # Those who came meanwhile are told at once rather than kept waiting.
-            for submission, _ in self._waiting:
+            for submission, _ in (*self._waiting, *self._patient):
                 submission.fail(error)
             self._waiting.clear()
-            self._count = 0
+            self._patient.clear()
+            self._count = self._urgent = 0
             await asyncio.sleep(_RETRY_SECONDS)
 
 

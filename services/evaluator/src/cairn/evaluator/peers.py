@@ -30,10 +30,12 @@ class Refusal:
 
 
 class Destination(Protocol):
-    """A receiver of effects. `linger_s` is how long what is for it may wait for more, so that calls are fewer."""
+    """A receiver of effects. `linger_s` is how long what is for it may wait for more, so that calls are fewer; `senders` how many calls may be
+    under way, each about other buckets."""
 
     name: str
     linger_s: float
+    senders: int
 
     def part(self, row: OutboxRow) -> tuple[bytes, ...]:
         """What of a row is for this destination; empty when nothing is."""
@@ -48,6 +50,7 @@ class Scheduler:
     name = "scheduler"
     # Nobody waits for a timer to be set; only a wait that is shorter than this ends that much later.
     linger_s = 0.02
+    senders = 1
 
     def __init__(self, channel: grpc.aio.Channel, deadline_s: float) -> None:
         self._stub = SchedulerServiceStub(channel)
@@ -84,6 +87,7 @@ class Activation:
 
     name = "activation"
     linger_s = 0.0
+    senders = 4
 
     def __init__(self, channel: grpc.aio.Channel, deadline_s: float) -> None:
         self._stub = ActivationServiceStub(channel)

@@ -1,7 +1,7 @@
 """Owns the outbox: effects leave from memory as soon as they are committed, and from the table after a crash.
 
-Effects of a bucket leave in order, for each destination on its own, so that one that is down stops only its own. What all buckets have for
-a destination leaves together, so that calls grow with load. A row goes when all its destinations have accepted it. Rows of a writer that
+Effects of a bucket leave in order, for each destination on its own, so that one that is down stops only its own. What several buckets have
+for a destination leaves together, so that calls grow with load. A row goes when all its destinations have accepted it. Rows of a writer that
 is gone are adopted.
 """
 
@@ -37,7 +37,7 @@ _MAX_PAUSE_SECONDS = 2.0
 
 class _Queue:
     """What one destination has still to get of one bucket. What memory has no room for is read back from the table. `wake` is set when
-    there is something; the buckets of a destination share it."""
+    there is something; the buckets of one sender share it."""
 
     def __init__(self, wake: asyncio.Event | None = None) -> None:
         self.rows: deque[OutboxRow] = deque()
@@ -86,11 +86,16 @@ class Relay:
         self._writer = writer
         self._destinations = tuple(destinations)
         self._bucket_count = bucket_count
-        wakes = {destination.name: asyncio.Event() for destination in self._destinations}
-        self._queues = {
-            (name, bucket): _Queue(wake) for name, wake in wakes.items() for bucket in range(bucket_count)
+        # The buckets of each sender: a call that is under way holds up no others than its own.
+        self._parts = {
+            each.name: [range(first, bucket_count, each.senders) for first in range(each.senders)]
+            for each in self._destinations
         }
-        self._wakes = wakes
+        self._queues: dict[tuple[str, int], _Queue] = {}
+        for name, parts in self._parts.items():
+            for buckets in parts:
+                wake = asyncio.Event()
+                self._queues.update({(name, bucket): _Queue(wake) for bucket in buckets})
         self._bits = {each.name: 1 << place for place, each in enumerate(self._destinations)}
         # For each bucket the rows that are not done: the bits of those who have still to accept one, and of those who have. Numbers, because
         # a destination that is away for hours leaves very many.
@@ -104,7 +109,9 @@ class Relay:
     async def start(self) -> None:
         """Begins to send, to tidy up and to look for what others left."""
         for destination in self._destinations:
-            self._spawn(self._send_loop(destination), f"relay-{destination.name}")
+            for number, buckets in enumerate(self._parts[destination.name]):
+                if buckets:
+                    self._spawn(self._send_loop(destination, buckets), f"relay-{destination.name}-{number}")
         self._spawn(self._every(_FLUSH_SECONDS, self._flush), "relay-flush")
         self._spawn(self._every(_SWEEP_SECONDS, self._sweep), "relay-sweep")
 
@@ -140,21 +147,21 @@ class Relay:
 
     # Sending
 
-    async def _send_loop(self, destination: Destination) -> None:
-        wake = self._wakes[destination.name]
+    async def _send_loop(self, destination: Destination, buckets: range) -> None:
+        wake = self._queues[destination.name, buckets[0]].wake
         while True:
             await wake.wait()
             if destination.linger_s:
                 await asyncio.sleep(destination.linger_s)
             wake.clear()
             rows: dict[int, list[OutboxRow]] = {}
-            for bucket in range(self._bucket_count):
+            for bucket in buckets:
                 if found := await self._next(self._queues[destination.name, bucket], bucket):
                     rows[bucket] = found
             if rows:
                 # There may be more than one call takes.
                 wake.set()
-                await self._send_until_accepted(destination, rows)
+                await self._send_until_accepted(destination, buckets, rows)
 
     async def _next(self, queue: _Queue, bucket: int) -> list[OutboxRow]:
         rows = queue.take()
@@ -180,7 +187,9 @@ class Relay:
             queue.last_taken = rows[-1].sequence
         return rows
 
-    async def _send_until_accepted(self, destination: Destination, rows: dict[int, list[OutboxRow]]) -> None:
+    async def _send_until_accepted(
+        self, destination: Destination, buckets: range, rows: dict[int, list[OutboxRow]]
+    ) -> None:
         """Hands over rows by bucket, each bucket's in order."""
         failures = 0
         while True:
@@ -193,7 +202,7 @@ class Relay:
                 if failures == 1:
                     _report(destination, error)
                 await asyncio.sleep(min(0.05 * 2 ** min(failures, 10), _MAX_PAUSE_SECONDS))
-                self._take_more(destination, rows)
+                self._take_more(destination, buckets, rows)
             else:
                 if failures > 1:
                     log.info("destination_back", destination=destination.name, failures=failures)
@@ -201,9 +210,9 @@ class Relay:
                     self._accept(destination, bucket, accepted)
                 return
 
-    def _take_more(self, destination: Destination, rows: dict[int, list[OutboxRow]]) -> None:
+    def _take_more(self, destination: Destination, buckets: range, rows: dict[int, list[OutboxRow]]) -> None:
         """Adds what came while a destination was away. It may take back what is about to go: in one go it does."""
-        for bucket in range(self._bucket_count):
+        for bucket in buckets:
             own = rows.get(bucket, [])
             size = sum(len(part) for row in own for part in destination.part(row))
             if len(own) >= _MAX_ROWS_TOGETHER or size >= _MAX_QUEUED_BYTES:

@@ -47,7 +47,7 @@ class EvaluatorSettings(ServiceSettings):
         "OVERLOADED and streams are not read.",
     )
     cache_megabytes: int = Field(
-        64,
+        40,
         ge=0,
         le=100_000,
         description="Most memory for profiles that are kept in memory, of all lanes together, in MB of 1,000,000 bytes.",

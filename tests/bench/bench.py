@@ -137,6 +137,10 @@ def table_of(workloads: Mapping[str, Figures], scale: float) -> Table:
     return table
 
 
+def _failed(error: Exception) -> Figures:
+    return {"correct": False, "judged": 0, "wrong": {type(error).__name__: 1}, "error": str(error)}
+
+
 def main() -> int:
     """Runs; 1 when a profile was judged wrong."""
     parser = argparse.ArgumentParser(
@@ -158,10 +162,13 @@ def main() -> int:
         except StartupError as error:
             print(f"bench: {error}", file=sys.stderr)
             return 1
+        except Exception as error:  # one workload that fails must not take the figures of the others with it
+            console.print_exception()
+            workloads[name] = _failed(error)
         shown = {key: value for key, value in workloads[name].items() if key not in {"judged", "correct"}}
         console.print_json(json.dumps(shown), indent=None)
-    peaks = {name: figures["peak_pss_mb"] for name, figures in workloads.items()}
-    workloads["memory"] = {"peak_pss_mb": max(peaks.values()), "peak_pss_mb_by_workload": peaks}
+    peaks = {name: figures["peak_pss_mb"] for name, figures in workloads.items() if "peak_pss_mb" in figures}
+    workloads["memory"] = {"peak_pss_mb": max(peaks.values(), default=0.0), "peak_pss_mb_by_workload": peaks}
     console.print(table_of(workloads, arguments.scale))
     if arguments.json:
         arguments.json.write_text(

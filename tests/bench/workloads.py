@@ -327,7 +327,7 @@ async def journeys(play: Play) -> Figures:
 
 async def profiles(play: Play) -> Figures:
     """Carts over 10,000 stored profiles, and over 1,000,000 with as many pending timers."""
-    await play.stage.publish(KEEP)
+    await play.stage.publish(KEEP.format())
     await play.stage.publish(CARTS.format(wait=3))
     rates: dict[str, int] = {}
     runs: list[Figures] = []

@@ -104,9 +104,10 @@ class Verdict:
 
 @dataclass
 class Deliveries:
-    """What the ledger holds: how often each profile was sent something, and how late each was, in milliseconds."""
+    """What the ledger holds: how often each profile was sent something, of whom one was taken back, and how late each was, in milliseconds."""
 
     sent: Counter[str] = field(default_factory=Counter)
+    withdrawn: set[str] = field(default_factory=set)
     lateness_ms: list[float] = field(default_factory=list)
     last_us: int = 0
     unsettled: int = 0
@@ -125,6 +126,9 @@ async def read_deliveries(stage: Stage, prefix: str, since_us: int) -> Deliverie
             if not profile_id.startswith(f"{prefix}-"):
                 continue
             requested_us, settled_us = from_datetime(requested), from_datetime(settled)
+            if state == 8:
+                found.withdrawn.add(profile_id)
+                continue
             if state != 4:
                 found.unsettled += 1
                 continue
@@ -148,6 +152,9 @@ def judge_carts(
             bought_us, acknowledged_us = bought[place]
             # Between these two the timer may have been first at the lane.
             expected = 0 if acknowledged_us < due_us else 1 if bought_us >= due_us else None
+            if expected and profile_of(adds[0].prefix, place) in found.withdrawn:
+                # Bought when the reminder had been asked for and had not left: it was taken back, as it should be.
+                expected = None
         verdict.of(expected, found.sent[profile_of(adds[0].prefix, place)])
     return verdict
 

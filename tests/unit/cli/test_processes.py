@@ -80,6 +80,8 @@ def test_free_ports_are_different_free_and_not_promised_to_others() -> None:
     assert len(set(first)) == 4
     assert not set(free_ports(4, without=first)) & set(first)
     with socket.socket() as taken:
+        # As whoever asked for it would: what a former listener left behind is no obstacle.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", first[0]))
         taken.listen()
         assert not is_free(first[0])

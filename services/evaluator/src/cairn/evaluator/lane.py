@@ -399,6 +399,7 @@ class Lane:
             self._waiting.clear()
             self._patient.clear()
             self._count = self._urgent = 0
+            self.on_taken()
             await asyncio.sleep(_RETRY_SECONDS)
 
 

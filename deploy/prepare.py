@@ -9,8 +9,9 @@ import asyncio
 import os
 import sys
 
+from cairn.postgres.bucket import DEFAULT_BUCKET_COUNT
 from cairn.postgres.pool import connect
-from cairn.postgres.roles import DEFAULT_BUCKET_COUNT, MAX_BUCKET_COUNT, ensure_database, ensure_roles
+from cairn.postgres.roles import MAX_BUCKET_COUNT, ensure_database, ensure_roles
 from cairn.runtime.errors import StartupError
 
 SERVICES = ("definition", "evaluator", "scheduler", "activation")
@@ -38,7 +39,7 @@ def main() -> int:
         "--buckets",
         type=int,
         default=DEFAULT_BUCKET_COUNT,
-        help=f"buckets of a new database, 1 to {MAX_BUCKET_COUNT}: 8 for one machine, 256 for a cluster; "
+        help=f"buckets of a new database, 1 to {MAX_BUCKET_COUNT}: 4 for one machine of a few cores, 256 for a cluster; "
         "fixed once it is made (default: %(default)s)",
     )
     buckets: int = parser.parse_args().buckets

@@ -28,7 +28,6 @@ from cairn.journey.document import read_documents
 
 _POLL_SECONDS = 0.25
 _DRAIN_SECONDS = 300.0
-_BUCKETS = list(range(8))
 
 # What is still to come: timers due by a time, activations on their way to the ledger, deliveries that are not settled, fates that were
 # not told.
@@ -159,7 +158,8 @@ class Stage:
         """Waits until nothing is to come of what was due by a time; when that was, in seconds since the epoch."""
         due = datetime_of(due_us)
         deadline = time.time() + _DRAIN_SECONDS
-        while await self.database.fetchval(_OPEN, due, _BUCKETS):
+        buckets = list(range(await self.database.fetchval("SELECT bucket_count FROM cairn.database")))
+        while await self.database.fetchval(_OPEN, due, buckets):
             if time.time() > deadline:
                 raise AssertionError("it was not drained after five minutes")
             await asyncio.sleep(_POLL_SECONDS)

@@ -77,6 +77,7 @@ _HOT: dict[str, tuple[str, tuple[Any, ...]]] = {
     "scheduler park": (scheduler.PARK_TIMERS, (_TIMERS, "x")),
     "scheduler read_due": (scheduler.READ_DUE, (_FIRST_US, _NOW_US, _PROFILES, 500)),
     "scheduler read_timer": (scheduler.READ_TIMER, (_TIMERS[0], _PROFILES[0])),
+    "scheduler count_backlog": (scheduler.COUNT_BACKLOG, (_NOW_US, 1_000)),
     "scheduler list_pending": (scheduler.LIST_PENDING, (_FIRST_US, -1, "", _LAST_US, "", 500)),
     "scheduler list_parked": (scheduler.LIST_PARKED, (_FIRST_US, -1, "", _LAST_US, "", 500)),
     "activation accept": (

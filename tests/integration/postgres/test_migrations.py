@@ -6,6 +6,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from cairn.postgres.bucket import DEFAULT_BUCKET_COUNT
 from cairn.postgres.migrations import Migration, check_schema, migrate, read_migrations
 from cairn.postgres.pool import Connection, connect
 from cairn.postgres.roles import ensure_database, ensure_roles, read_bucket_count
@@ -126,7 +127,7 @@ async def test_a_login_that_may_make_roles_is_enough_and_one_that_may_not_is_tol
     await ensure_database(maker)
     lone = await connect(logins["maker"], role="cairn_lone", schema="lone")
     await migrate(lone, "lone", steps)
-    assert await read_bucket_count(lone) == 8
+    assert await read_bucket_count(lone) == DEFAULT_BUCKET_COUNT
     await lone.close()
     await maker.close()
     await admin.execute("DROP OWNED BY cairn_lone, maker CASCADE; DROP SCHEMA IF EXISTS lone CASCADE")

@@ -127,9 +127,8 @@ async def send_events(
             for refusal in answer.refusals:
                 refuse(Refused(batch.lines[refusal.index], _reason(refusal.reason), refusal.message))
             on_progress(len(batch.events))
-        with contextlib.suppress(
-            grpc.aio.AioRpcError
-        ):  # all is answered: how the stream ends is of no interest
+        # All is answered: how the stream ends is of no interest.
+        with contextlib.suppress(grpc.aio.AioRpcError, grpc.aio.InternalError):
             await call.done_writing()
             await call.read()
     except grpc.aio.AioRpcError as broken:
@@ -163,7 +162,9 @@ async def _refusal(services: Services) -> grpc.aio.AioRpcError | None:
     """Why the Evaluator lets nobody with our token stream; None when it does. An empty stream has no write to fail."""
     call = services.evaluator.StreamEvents(timeout=_REFUSAL_SECONDS)
     try:
-        await call.done_writing()
+        # A call that has ended by itself can't be closed once more; why it ended is read all the same.
+        with contextlib.suppress(grpc.aio.InternalError):
+            await call.done_writing()
         await call.read()
     except grpc.aio.AioRpcError as error:
         return error if error.code() in _NOT_LET_IN else None

@@ -7,6 +7,7 @@ import click
 
 from cairn.cli.options import json_option
 from cairn.cli.output import print_json, print_note, print_table
+from cairn.postgres.bucket import DEFAULT_BUCKET_COUNT
 
 SERVICES = ("definition", "evaluator", "scheduler", "activation")
 """The services, in the order in which they are listed everywhere."""
@@ -24,7 +25,7 @@ class Migrated:
     version: int
 
 
-async def prepare_database(dsn: str, bucket_count: int = 8) -> tuple[int, list[Migrated]]:
+async def prepare_database(dsn: str, bucket_count: int = DEFAULT_BUCKET_COUNT) -> tuple[int, list[Migrated]]:
     """Make roles, schemas and the database row, then apply what is missing of every service's migrations.
 
     Returns the number of buckets that the database has (fixed when it was made, whatever is asked later) and what
@@ -74,9 +75,9 @@ Examples:
 @click.option(
     "--buckets",
     type=click.IntRange(1, 1024),
-    default=8,
+    default=DEFAULT_BUCKET_COUNT,
     show_default=True,
-    help="How many buckets a new database has: 8 for one machine, 256 for a cluster. Fixed once it is made.",
+    help="How many buckets a new database has: 4 for one machine of a few cores, 256 for a cluster. Fixed once it is made.",
 )
 @json_option
 def migrate(dsn: str, buckets: int, as_json: bool) -> None:

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 
 import asyncpg
 
+from cairn.postgres.bucket import DEFAULT_BUCKET_COUNT
 from cairn.postgres.locks import lock_key
 from cairn.postgres.names import quoted
 from cairn.postgres.pool import AnyConnection, Pool
 from cairn.runtime.errors import StartupError
-
-DEFAULT_BUCKET_COUNT = 8
-"""For a database on one machine; one made for a cluster takes 256."""
 
 MAX_BUCKET_COUNT = 1024
 

@@ -226,7 +226,8 @@ class Census:
 _CENSUS = """
 SELECT (SELECT count(*) FROM deliveries WHERE bucket = $1 AND state = 1) AS pending,
        (SELECT coalesce(sum(cardinality(activation_ids)), 0) FROM receipts WHERE bucket = $1) AS receipts,
-       (SELECT min(request_time) FROM deliveries WHERE bucket = $1 AND state <= 3) AS oldest
+       (SELECT min(request_time) FROM (
+            SELECT request_time FROM deliveries WHERE bucket = $1 AND state <= 3 OFFSET 0) AS open) AS oldest
 """
 
 

@@ -67,14 +67,11 @@ class ProfileWrite(msgspec.Struct, gc=False):
     @property
     def stored_bytes(self) -> int:
         """How long what is written is."""
-        texts = (
-            self.attributes or "",
-            self.standings,
-            self.behavior or "",
-            self.recent or "",
-            self.seen or "",
-        )
-        return sum(map(len, texts))
+        length = len(self.standings)
+        for text in (self.attributes, self.behavior, self.recent, self.seen):
+            if text is not None:
+                length += len(text)
+        return length
 
 
 class TimelineRow(msgspec.Struct, gc=False):

@@ -31,12 +31,9 @@ class Tally:
         """Takes what came of one profile's arrivals."""
         self._arrivals += arrivals
         self._transitions += evaluated.transitions
-        if type(arrivals[0]) is TimerArrival or len(arrivals) > 1:
-            self._due_us += [
-                arrival.timer.time_us
-                for arrival, result in zip(arrivals, evaluated.results, strict=True)
-                if type(arrival) is TimerArrival and result is Result.ACTED_ON
-            ]
+        for arrival, result in zip(arrivals, evaluated.results, strict=True):
+            if type(arrival) is TimerArrival and result is Result.ACTED_ON:
+                self._due_us.append(arrival.timer.time_us)
 
     def tell(self, now_us: int) -> None:
         """Adds it all to the metrics."""

@@ -141,8 +141,9 @@ async def list_timers(
 COUNT_BACKLOG = """
 SELECT
     (SELECT count(*) FROM (
-        SELECT 1 FROM timers WHERE bucket = $1 AND state = 0 AND due_time <= $2 LIMIT $3) AS overdue),
-    (SELECT count(*) FROM (SELECT 1 FROM timers WHERE bucket = $1 AND state = 1 LIMIT $3) AS parked)
+        SELECT 1 FROM timers WHERE bucket = $1 AND state = 0 AND due_time <= $2
+        ORDER BY due_time LIMIT $3) AS overdue),
+    (SELECT count(*) FROM (SELECT 1 FROM timers WHERE bucket = $1 AND state = 1 ORDER BY due_time LIMIT $3) AS parked)
 """
 
 

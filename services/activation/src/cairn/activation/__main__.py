@@ -6,6 +6,7 @@ from functools import partial
 from cairn.activation.api import ROLES, ActivationServicer
 from cairn.activation.board import Board
 from cairn.activation.catalog import Catalog
+from cairn.activation.channels.base import ChannelTools
 from cairn.activation.dispatcher import Dispatcher
 from cairn.activation.housekeeping import HOUSEKEEPING_SECONDS, keep_days
 from cairn.activation.lane import Tools
@@ -34,7 +35,7 @@ async def build(settings: ActivationSettings) -> ServiceSpec:
     pool = database.pool
     evaluator = open_channel(settings.evaluator_address, settings)
     secrets = Secrets(settings.secrets_dir)
-    catalog = Catalog(secrets, settings)
+    catalog = Catalog(ChannelTools(secrets, settings))
     board = Board(random_id())
     policy = RetryPolicy(
         budget=settings.attempts_budget,

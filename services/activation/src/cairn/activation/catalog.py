@@ -15,10 +15,8 @@ from google.protobuf import json_format
 
 from cairn.activation import store_resources
 from cairn.activation.channels import open_channel
-from cairn.activation.channels.base import Channel
+from cairn.activation.channels.base import Channel, ChannelTools
 from cairn.activation.model import Resource
-from cairn.activation.secrets import Secrets
-from cairn.activation.settings import ActivationSettings
 from cairn.activation.store import Database
 from cairn.activation.templates import CompiledTemplate
 from cairn.api.activation.v1 import activation_pb2 as pb
@@ -56,9 +54,8 @@ class _Cached:
 class Catalog:
     """What this process knows of connections and templates, and its open channels."""
 
-    def __init__(self, secrets: Secrets, settings: ActivationSettings) -> None:
-        self._secrets = secrets
-        self._settings = settings
+    def __init__(self, tools: ChannelTools) -> None:
+        self._tools = tools
         self._cache: dict[tuple[str, str], _Cached] = {}
         self._channels: dict[str, _Shared] = {}
         self._changes = 0
@@ -114,7 +111,7 @@ class Catalog:
         """The open channel of a connection that `find` returned; an older one is closed when its last user is done."""
         shared = self._channels.get(id_)
         if shared is None or shared.etag != connection.etag:
-            fresh = _Shared(open_channel(connection, self._secrets, self._settings), connection.etag)
+            fresh = _Shared(open_channel(connection, self._tools), connection.etag)
             self._channels[id_] = fresh
             if shared is not None:
                 await self._retire(shared)

@@ -15,7 +15,8 @@ import structlog
 from cairn.activation import metrics, store_work, wire
 from cairn.activation.board import Board
 from cairn.activation.catalog import Catalog, Found
-from cairn.activation.channels.base import Channel, Letter, UnreachableError, failed, retry
+from cairn.activation.channels import kind_of
+from cairn.activation.channels.base import Channel, ChannelKind, Letter, UnreachableError, failed, retry
 from cairn.activation.guard import guard
 from cairn.activation.ledger import Fate, Guarantee, Outcome, RetryPolicy, Settled, State, settle
 from cairn.activation.model import Claim, Fates, Receipt
@@ -139,7 +140,8 @@ class Lane:
         if connection is None:
             await self._write([(claim, self._guard(claim, found) or _gone()) for claim in claims])
             return
-        self._kind = connection.WhichOneof("kind") or ""
+        kind = kind_of(connection)
+        self._kind = kind.name
         async with self._tools.catalog.channel(connection, self._connection) as channel:
             self._batch_size, self._ordered = channel.batch_size, channel.ordered
             ready: list[tuple[Claim, Any]] = []
@@ -153,7 +155,7 @@ class Lane:
             await self._write(stopped)
             if ready:
                 async with channel.turns:
-                    await self._send(channel, ready)
+                    await self._send(kind, channel, ready)
 
     def _guard(self, claim: Claim, found: Found) -> Outcome | None:
         return guard(
@@ -164,7 +166,9 @@ class Lane:
             attempts_budget=self._tools.policy.budget,
         )
 
-    async def _send(self, channel: Channel[Any], ready: Sequence[tuple[Claim, Any]]) -> None:
+    async def _send(
+        self, kind: ChannelKind, channel: Channel[Any], ready: Sequence[tuple[Claim, Any]]
+    ) -> None:
         tools = self._tools
         if self._stopping.is_set():
             await self._release([claim for claim, _ in ready])
@@ -189,7 +193,7 @@ class Lane:
         except Exception as error:  # noqa: BLE001 - from here on an error must not look like "nothing was sent"
             # Without its text, which may quote an address.
             log.error("channel_failed", kind=self._kind, error=type(error).__name__)
-            outcomes = [_in_doubt(channel)] * len(batch)
+            outcomes = [_in_doubt(kind)] * len(batch)
         results = [(claim, outcome) for (claim, _), outcome in zip(batch, outcomes, strict=True)]
         await self._write_for_sure(results)
         if self._ordered and any(outcome.fate is Fate.RETRY for outcome in outcomes):
@@ -266,8 +270,8 @@ def _prepare(channel: Channel[Any], claim: Claim, found: Found) -> Any:
         return failed(f"it could not be prepared ({type(error).__name__})")
 
 
-def _in_doubt(channel: Channel[Any]) -> Outcome:
-    if channel.guarantee is Guarantee.AT_LEAST_ONCE:
+def _in_doubt(kind: ChannelKind) -> Outcome:
+    if kind.guarantee is Guarantee.AT_LEAST_ONCE:
         return retry("the attempt ended without an answer")
     return Outcome(Fate.UNKNOWN, "the attempt ended without an answer; the destination may have it")
 

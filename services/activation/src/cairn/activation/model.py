@@ -1,5 +1,6 @@
 """Owns the values that move between the parts of the service. Times are microseconds since the epoch. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,6 +50,14 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     accept_us: int
     attempts: int
     enrollment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What an audience holds of somebody once the platform took a row: `identifiers` as it got them, by name."""
+
+    present: bool
+    identifiers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

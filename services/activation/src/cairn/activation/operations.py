@@ -9,7 +9,7 @@ from typing import TypeVar
 from cairn.activation import metrics, store, store_listing
 from cairn.activation.board import Board
 from cairn.activation.catalog import Catalog, Found
-from cairn.activation.channels import NEEDS_ACTION, NEEDS_TEMPLATE, STAYS
+from cairn.activation.channels import kind_of
 from cairn.activation.channels.log import LOGGED
 from cairn.activation.guard import guard
 from cairn.activation.ledger import State
@@ -53,9 +53,7 @@ class Ledger:
         )
         refusals = _refuse(batch, found)
         wanted = [activation for index, activation in batch.items() if index not in refusals]
-        stays = {
-            id_ for id_, connection in found.connections.items() if connection.WhichOneof("kind") in STAYS
-        }
+        stays = {id_ for id_, connection in found.connections.items() if kind_of(connection).stays}
         groups = self._by_bucket(wanted)
         counts = await _all([self._accept_in(bucket, group, stays, now) for bucket, group in groups])
         new = sum(counts)
@@ -217,11 +215,11 @@ def check_destination(activation: Activation, found: Found) -> Refusal | None:
     if activation.template and activation.template not in found.templates:
         text = f"templates/{activation.template} does not exist; create it with PutTemplate"
         return Refusal(ErrorReason.ERROR_REASON_TEMPLATE_UNKNOWN, text)
-    kind = connection.WhichOneof("kind")
-    if kind in NEEDS_TEMPLATE and not activation.template:
+    kind = kind_of(connection)
+    if kind.needs_template and not activation.template:
         text = f"connections/{activation.connection} sends e-mail, which needs a template"
         return Refusal(ErrorReason.ERROR_REASON_TEMPLATE_UNKNOWN, text)
-    if kind in NEEDS_ACTION and not activation.action:
+    if kind.needs_action and not activation.action:
         text = f"connections/{activation.connection} is an audience, which needs the action ADD or REMOVE"
         return Refusal(ErrorReason.ERROR_REASON_ACTIVATION_INVALID, text)
     return None
@@ -246,11 +244,11 @@ def destination_problems(
         )
     if connection is None:
         return problems
-    kind = connection.WhichOneof("kind")
-    if kind in NEEDS_TEMPLATE and not destination.template:
+    kind = kind_of(connection)
+    if kind.needs_template and not destination.template:
         add("template", f"connections/{connection_id} sends e-mail, which needs a template")
-    if kind in NEEDS_ACTION and not destination.action:
+    if kind.needs_action and not destination.action:
         add("action", f"connections/{connection_id} is an audience, which needs the action ADD or REMOVE")
-    if kind not in NEEDS_ACTION and destination.action:
+    if not kind.needs_action and destination.action:
         add("action", f"connections/{connection_id} is no audience and takes no action; leave it out")
     return problems

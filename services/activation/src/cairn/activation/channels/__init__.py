@@ -1,49 +1,51 @@
-"""Owns the registry of channels: one line for each kind of connection."""
+"""Owns the registry of channels: one line for each kind of connection, and those that other packages bring."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any
 
-from cairn.activation.channels.base import Channel
-from cairn.activation.channels.log import LogChannel
-from cairn.activation.channels.meta_audience import MetaAudienceChannel
-from cairn.activation.channels.smtp import SmtpChannel
+from cairn.activation.channels import log, meta_audience, smtp
+from cairn.activation.channels.base import Channel, ChannelKind, ChannelTools
 from cairn.activation.ledger import Guarantee
-from cairn.activation.secrets import Secrets
-from cairn.activation.settings import ActivationSettings
 from cairn.api.activation.v1 import activation_pb2 as pb
 
-_Open = Callable[[pb.Connection, Secrets, ActivationSettings], Channel[Any]]
+ENTRY_POINTS = "cairn.activation.channels"
+"""The group of entry points by which another package brings a `ChannelKind`."""
 
-_KINDS: Mapping[str, _Open] = MappingProxyType(
-    {
-        "smtp": lambda c, secrets, s: SmtpChannel(c.smtp, secrets, s.smtp_timeout_seconds),
-        "meta_audience": lambda c, secrets, s: MetaAudienceChannel(
-            c.meta_audience, secrets, s.http_timeout_seconds
-        ),
-        "log": lambda c, secrets, s: LogChannel(),
-    }
+KINDS: Mapping[str, ChannelKind] = MappingProxyType(
+    {kind.name: kind for kind in (smtp.KIND, meta_audience.KIND, log.KIND)}
 )
+"""The kinds that come with the service, by the field of the contract's `Connection.kind`."""
 
 REPEATABLE_KINDS: tuple[str, ...] = tuple(
-    kind
-    for kind, channel in (("smtp", SmtpChannel), ("metaAudience", MetaAudienceChannel), ("log", LogChannel))
-    if channel.guarantee is Guarantee.AT_LEAST_ONCE
+    pb.Connection.DESCRIPTOR.fields_by_name[kind.name].json_name
+    for kind in KINDS.values()
+    if kind.guarantee is Guarantee.AT_LEAST_ONCE
 )
-"""The kinds, by their JSON names, whose deliveries may be sent again after a crash."""
-
-STAYS = frozenset({"log"})
-"""The kinds through which nothing leaves the house: a delivery is SENT (`log.LOGGED`) by being accepted."""
-
-NEEDS_TEMPLATE = frozenset({"smtp"})
-"""The kinds that can't do without a template."""
-
-NEEDS_ACTION = frozenset({"meta_audience"})
-"""The kinds that add somebody or remove somebody."""
+"""The kinds, by their JSON names, whose deliveries may be sent again after a crash. Plug-ins are not among them."""
 
 
-def open_channel(connection: pb.Connection, secrets: Secrets, settings: ActivationSettings) -> Channel[Any]:
+def kind_of(connection: pb.Connection) -> ChannelKind:
+    """The kind of a connection that was checked; LookupError for a plug-in that is not installed."""
+    name = connection.WhichOneof("kind")
+    if name == "plugin":
+        return plugin(connection.plugin.channel)
+    assert name is not None, "checked when the connection was put"
+    return KINDS[name]
+
+
+@cache
+def plugin(name: str) -> ChannelKind:
+    """The kind that another package brings under a name; LookupError when none does."""
+    for point in entry_points(group=ENTRY_POINTS, name=name):
+        kind = point.load()
+        if isinstance(kind, ChannelKind):
+            return kind
+    raise LookupError(f"no installed package brings the channel `{name}`")
+
+
+def open_channel(connection: pb.Connection, tools: ChannelTools) -> Channel[Any]:
     """The channel of a connection that was checked when it was put."""
-    kind = connection.WhichOneof("kind")
-    assert kind is not None, "checked when the connection was put"
-    return _KINDS[kind](connection, secrets, settings)
+    return kind_of(connection).open(connection, tools)

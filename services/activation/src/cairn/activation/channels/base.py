@@ -1,15 +1,19 @@
 """Owns what a channel is: the way to one kind of destination. Refuses to know the ledger, its rows or its retries."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from cairn.activation.channels.findings import Findings
 from cairn.activation.ledger import Fate, Guarantee, Outcome
-from cairn.activation.model import Claim
+from cairn.activation.model import Claim, Member
+from cairn.activation.secrets import Secrets
+from cairn.activation.settings import ActivationSettings
 from cairn.activation.templates import CompiledTemplate
+from cairn.api.activation.v1 import activation_pb2 as pb
 
 P = TypeVar("P")
 
@@ -29,20 +33,26 @@ class Letter:
 class Channel(Protocol[P]):
     """One connection's way out, shared by all buckets of a process. `P` is what it prepares a claim to."""
 
-    guarantee: Guarantee
-    """What holds when the process dies between `SENDING` and the result."""
-
     ordered: bool
     """Whether what was accepted later must wait while an earlier one waits for another try."""
 
     batch_size: int
     """How many deliveries are handed over at once."""
 
+    linger_s: float
+    """How long a batch that is not full may wait for more, in seconds; 0 where nothing is gained by it."""
+
     turns: asyncio.Semaphore
     """How many batches may be past the point of no return at a time: a crash leaves no more than these in doubt."""
 
     def prepare(self, letter: Letter) -> P | Outcome:
         """Everything that needs no destination; an Outcome when it can't be sent."""
+
+    def address_of(self, prepared: P) -> str:
+        """The address that suppressions are looked up for, as `mail.parse_address` gives it; "" where the channel has none."""
+
+    def member_of(self, prepared: P) -> Member | None:
+        """What the platform will hold of somebody once it took this; None where the channel leads to no audience."""
 
     async def open(self) -> None:
         """Makes sure that the destination can be spoken to; UnreachableError when not."""
@@ -52,6 +62,39 @@ class Channel(Protocol[P]):
 
     async def close(self) -> None:
         """Lets go of its connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelTools:
+    """What a channel may use. `unsubscribe_url` makes the one-click address of (connection id, address); None where the service has no
+    public address."""
+
+    secrets: Secrets
+    settings: ActivationSettings
+    unsubscribe_url: Callable[[str, str], str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelKind:
+    """A kind of connection, as its file declares it.
+
+    `name` is the field of the contract's `Connection.kind`, or the entry point's name of one that another package brings. `check` finds
+    what is wrong with a connection; `open` makes the channel of one that was checked.
+    """
+
+    name: str
+    guarantee: Guarantee
+    """What holds when the process dies between `SENDING` and the result."""
+    check: Callable[[pb.Connection, Findings], None]
+    open: Callable[[pb.Connection, ChannelTools], Channel[Any]]
+    needs_template: bool = False
+    """Whether it can't do without a template."""
+    needs_action: bool = False
+    """Whether it leads to an audience, which adds somebody or removes somebody."""
+    writes_to_people: bool = False
+    """Whether people are written to: suppressions, consent and the sending policy hold."""
+    stays: bool = False
+    """Whether nothing leaves the house: a delivery is SENT (`log.LOGGED`) by being accepted."""
 
 
 def failed(detail: str) -> Outcome:

@@ -7,6 +7,7 @@ developers.facebook.com (Marketing API, custom audience users).
 import asyncio
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,20 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from cairn.activation.channels.base import Letter, attribute, failed, read_context, retry
+from cairn.activation.channels.base import (
+    ChannelKind,
+    ChannelTools,
+    Letter,
+    attribute,
+    failed,
+    read_context,
+    retry,
+)
+from cairn.activation.channels.findings import Findings
 from cairn.activation.ledger import Fate, Guarantee, Outcome
-from cairn.activation.normalize import normalize
-from cairn.activation.secrets import MissingSecretError, Secrets
+from cairn.activation.model import Member
+from cairn.activation.normalize import IDENTIFIERS, normalize
+from cairn.activation.secrets import MissingSecretError
 from cairn.api.activation.v1 import activation_pb2 as pb
 from cairn.api.definition.v1 import journey_pb2
 
@@ -27,6 +38,7 @@ MAX_PEOPLE_IN_CALL = 10_000
 
 _BATCH = 1_000
 _TURNS = 4
+_DIGITS = re.compile(r"[0-9]{1,32}")
 _MOST_READ_BYTES = 64 * 1024
 _SENT = "the audience took it; changes show within a day"
 
@@ -48,16 +60,17 @@ class Row:
 class MetaAudienceChannel:
     """One audience."""
 
-    guarantee = Guarantee.AT_LEAST_ONCE
     ordered = True
     batch_size = _BATCH
+    linger_s = 0.0
 
-    def __init__(self, connection: pb.MetaAudienceConnection, secrets: Secrets, timeout_s: float) -> None:
+    def __init__(self, whole: pb.Connection, tools: ChannelTools) -> None:
+        connection = whole.meta_audience
         base = (connection.base_url or DEFAULT_BASE_URL).rstrip("/")
         self._url = f"{base}/{connection.audience_id}/users"
         self._connection = connection
-        self._secrets = secrets
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._secrets = tools.secrets
+        self._timeout = aiohttp.ClientTimeout(total=tools.settings.http_timeout_seconds)
         self._identifiers = sorted((dict(connection.identifiers) or DEFAULT_IDENTIFIERS).items())
         self._session: aiohttp.ClientSession | None = None
         # A profile has one bucket, and a bucket one batch at a time: its adds and removes never cross.
@@ -77,6 +90,13 @@ class MetaAudienceChannel:
             return failed(f"the profile has no identifier that the audience could match (attributes {names})")
         remove = letter.claim.action == journey_pb2.AUDIENCE_ACTION_REMOVE
         return Row(letter.claim.profile_id, remove, values)
+
+    def address_of(self, prepared: Row) -> str:
+        return ""
+
+    def member_of(self, prepared: Row) -> Member | None:
+        names = (identifier for identifier, _ in self._identifiers)
+        return Member(not prepared.remove, dict(zip(names, prepared.values, strict=True)))
 
     async def open(self) -> None:
         if self._session is None:
@@ -195,3 +215,27 @@ def _rounds(rows: Sequence[Row]) -> list[list[int]]:
         for call in calls
         for start in range(0, len(call), MAX_PEOPLE_IN_CALL)
     ]
+
+
+def check(whole: pb.Connection, findings: Findings) -> None:
+    """All that is wrong with a connection to a Meta audience."""
+    connection = whole.meta_audience
+    findings.matches(
+        "meta_audience.audience_id",
+        connection.audience_id,
+        _DIGITS,
+        "is required: the audience's id, digits",
+    )
+    findings.secret("meta_audience.access_token_secret", connection.access_token_secret, required=True)
+    findings.secret("meta_audience.app_secret_secret", connection.app_secret_secret)
+    findings.base_url("meta_audience.base_url", connection.base_url)
+    findings.identifiers("meta_audience.identifiers", dict(connection.identifiers), IDENTIFIERS)
+
+
+KIND = ChannelKind(
+    name="meta_audience",
+    guarantee=Guarantee.AT_LEAST_ONCE,
+    check=check,
+    open=MetaAudienceChannel,
+    needs_action=True,
+)

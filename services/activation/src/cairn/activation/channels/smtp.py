@@ -5,6 +5,7 @@ Guarantee: at most once after the message's data was sent. A cut between DATA an
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,9 +13,20 @@ import aiosmtplib
 import structlog
 
 from cairn.activation.channels import mail
-from cairn.activation.channels.base import Letter, UnreachableError, attribute, failed, read_context, retry
+from cairn.activation.channels.base import (
+    ChannelKind,
+    ChannelTools,
+    Letter,
+    UnreachableError,
+    attribute,
+    failed,
+    read_context,
+    retry,
+)
+from cairn.activation.channels.findings import MAX_TEXT, Findings
 from cairn.activation.ledger import Fate, Guarantee, Outcome
-from cairn.activation.secrets import MissingSecretError, Secrets
+from cairn.activation.model import Member
+from cairn.activation.secrets import MissingSecretError
 from cairn.activation.templates import TemplateError
 from cairn.api.activation.v1 import activation_pb2 as pb
 from cairn.runtime.auth import is_loopback
@@ -29,6 +41,8 @@ DEFAULT_ADDRESS_ATTRIBUTE = "email"
 _MESSAGES_PER_CONNECTION = 4
 _MOST_IN_BATCH = 64
 _TURNS = 2
+_MAX_POOL = 32
+_HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}|\[[0-9A-Fa-f:.]+\]")
 # Servers say goodbye to a connection that is quiet for long; ours goes first.
 _IDLE_SECONDS = 20.0
 
@@ -45,16 +59,17 @@ class Mail:
 class SmtpChannel:
     """One mail server."""
 
-    guarantee = Guarantee.AT_MOST_ONCE
     ordered = False
+    linger_s = 0.0
 
-    def __init__(self, connection: pb.SmtpConnection, secrets: Secrets, timeout_s: float) -> None:
+    def __init__(self, whole: pb.Connection, tools: ChannelTools) -> None:
+        connection = whole.smtp
         sender = mail.parse_sender(connection.from_address)
         assert sender is not None, "checked when the connection was put"
         self._sender = sender
         self._connection = connection
-        self._secrets = secrets
-        self._timeout_s = timeout_s
+        self._secrets = tools.secrets
+        self._timeout_s = tools.settings.smtp_timeout_seconds
         self._attribute = connection.address_attribute or DEFAULT_ADDRESS_ATTRIBUTE
         size = connection.pool_size or DEFAULT_POOL_SIZE
         self._slots = asyncio.Semaphore(size)
@@ -89,6 +104,12 @@ class SmtpChannel:
             sent_seconds=now_us() // 1_000_000,
         )
         return Mail(to, data, mail.external_id(activation_id, self._sender.domain))
+
+    def address_of(self, prepared: Mail) -> str:
+        return prepared.to
+
+    def member_of(self, prepared: Mail) -> Member | None:
+        return None
 
     async def open(self) -> None:
         async with self._slots:
@@ -221,3 +242,37 @@ async def _quit(client: aiosmtplib.SMTP) -> None:
     with contextlib.suppress(aiosmtplib.SMTPException, OSError, TimeoutError):
         await client.quit(timeout=2)
     client.close()
+
+
+def check(whole: pb.Connection, findings: Findings) -> None:
+    """All that is wrong with a connection to a mail server."""
+    connection = whole.smtp
+    findings.matches("smtp.host", connection.host, _HOST, "is required: a host name or an address")
+    if not 0 <= connection.port <= 65535:
+        findings.add("smtp.port", f"is {connection.port}; a port is 1 to 65535, 0 or none is {DEFAULT_PORT}")
+    if connection.security not in pb.SmtpSecurity.values():
+        findings.add("smtp.security", "is unknown: NONE, STARTTLS or TLS")
+    elif (
+        connection.username
+        and effective_security(connection) == pb.SMTP_SECURITY_NONE
+        and not is_loopback(connection.host)
+    ):
+        findings.add("smtp.security", "would send the password in the clear; use STARTTLS or TLS")
+    findings.short_text("smtp.username", connection.username)
+    if connection.username and not connection.password_secret:
+        findings.add("smtp.password_secret", "is required with a user name")
+    findings.secret("smtp.password_secret", connection.password_secret)
+    if len(connection.from_address) > 2 * MAX_TEXT or mail.parse_sender(connection.from_address) is None:
+        findings.add("smtp.from_address", "is required: an address or `Name <address>`, in one line")
+    findings.short_text("smtp.address_attribute", connection.address_attribute)
+    findings.pool_size("smtp.pool_size", connection.pool_size, _MAX_POOL)
+
+
+KIND = ChannelKind(
+    name="smtp",
+    guarantee=Guarantee.AT_MOST_ONCE,
+    check=check,
+    open=SmtpChannel,
+    needs_template=True,
+    writes_to_people=True,
+)

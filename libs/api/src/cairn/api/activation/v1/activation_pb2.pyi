@@ -7,7 +7,9 @@ from cairn.api.definition.v1 import journey_pb2 as _journey_pb2
 from cairn.api.errors.v1 import error_reason_pb2 as _error_reason_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -35,11 +37,11 @@ class _DeliveryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deliver
     DELIVERY_STATE_LEASED: _DeliveryState.ValueType  # 2
     """Taken by a process that prepares it; after a crash it is sent all the same."""
     DELIVERY_STATE_SENDING: _DeliveryState.ValueType  # 3
-    """Past the point of no return; after a crash it is UNKNOWN."""
+    """Past the point of no return; after a crash it is UNKNOWN, or sent again where that is harmless."""
     DELIVERY_STATE_SENT: _DeliveryState.ValueType  # 4
     """The destination took it. Final."""
     DELIVERY_STATE_REFUSED: _DeliveryState.ValueType  # 5
-    """Stopped before it left, for a reason that is no fault. Final."""
+    """Stopped before it left, for a reason that is no fault: suppressed, no consent, over a cap. Final."""
     DELIVERY_STATE_FAILED: _DeliveryState.ValueType  # 6
     """Given up: the destination refused it for good, or it cannot be made. Final."""
     DELIVERY_STATE_UNKNOWN: _DeliveryState.ValueType  # 7
@@ -57,11 +59,11 @@ DELIVERY_STATE_PENDING: DeliveryState.ValueType  # 1
 DELIVERY_STATE_LEASED: DeliveryState.ValueType  # 2
 """Taken by a process that prepares it; after a crash it is sent all the same."""
 DELIVERY_STATE_SENDING: DeliveryState.ValueType  # 3
-"""Past the point of no return; after a crash it is UNKNOWN."""
+"""Past the point of no return; after a crash it is UNKNOWN, or sent again where that is harmless."""
 DELIVERY_STATE_SENT: DeliveryState.ValueType  # 4
 """The destination took it. Final."""
 DELIVERY_STATE_REFUSED: DeliveryState.ValueType  # 5
-"""Stopped before it left, for a reason that is no fault. Final."""
+"""Stopped before it left, for a reason that is no fault: suppressed, no consent, over a cap. Final."""
 DELIVERY_STATE_FAILED: DeliveryState.ValueType  # 6
 """Given up: the destination refused it for good, or it cannot be made. Final."""
 DELIVERY_STATE_UNKNOWN: DeliveryState.ValueType  # 7
@@ -69,6 +71,42 @@ DELIVERY_STATE_UNKNOWN: DeliveryState.ValueType  # 7
 DELIVERY_STATE_WITHDRAWN: DeliveryState.ValueType  # 8
 """Taken back before it left. Final."""
 Global___DeliveryState: _TypeAlias = DeliveryState  # noqa: Y015
+
+class _FeedbackKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FeedbackKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeedbackKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FEEDBACK_KIND_UNSPECIFIED: _FeedbackKind.ValueType  # 0
+    """Never sent."""
+    FEEDBACK_KIND_DELIVERED: _FeedbackKind.ValueType  # 1
+    """The recipient's server took it: an UNKNOWN delivery was SENT."""
+    FEEDBACK_KIND_HARD_BOUNCE: _FeedbackKind.ValueType  # 2
+    """The address takes nothing, now or later: suppressed for all e-mail."""
+    FEEDBACK_KIND_SOFT_BOUNCE: _FeedbackKind.ValueType  # 3
+    """It was not taken this time."""
+    FEEDBACK_KIND_COMPLAINT: _FeedbackKind.ValueType  # 4
+    """The recipient calls it spam: suppressed for all e-mail."""
+    FEEDBACK_KIND_UNSUBSCRIBE: _FeedbackKind.ValueType  # 5
+    """The recipient wants no more of the connection's mail."""
+
+class FeedbackKind(_FeedbackKind, metaclass=_FeedbackKindEnumTypeWrapper):
+    """What a destination tells of a delivery."""
+
+FEEDBACK_KIND_UNSPECIFIED: FeedbackKind.ValueType  # 0
+"""Never sent."""
+FEEDBACK_KIND_DELIVERED: FeedbackKind.ValueType  # 1
+"""The recipient's server took it: an UNKNOWN delivery was SENT."""
+FEEDBACK_KIND_HARD_BOUNCE: FeedbackKind.ValueType  # 2
+"""The address takes nothing, now or later: suppressed for all e-mail."""
+FEEDBACK_KIND_SOFT_BOUNCE: FeedbackKind.ValueType  # 3
+"""It was not taken this time."""
+FEEDBACK_KIND_COMPLAINT: FeedbackKind.ValueType  # 4
+"""The recipient calls it spam: suppressed for all e-mail."""
+FEEDBACK_KIND_UNSUBSCRIBE: FeedbackKind.ValueType  # 5
+"""The recipient wants no more of the connection's mail."""
+Global___FeedbackKind: _TypeAlias = FeedbackKind  # noqa: Y015
 
 class _SmtpSecurity:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -98,6 +136,38 @@ SMTP_SECURITY_TLS: SmtpSecurity.ValueType  # 3
 """TLS from the first byte."""
 Global___SmtpSecurity: _TypeAlias = SmtpSecurity  # noqa: Y015
 
+class _SuppressionReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SuppressionReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SuppressionReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SUPPRESSION_REASON_UNSPECIFIED: _SuppressionReason.ValueType  # 0
+    """Never sent."""
+    SUPPRESSION_REASON_HARD_BOUNCE: _SuppressionReason.ValueType  # 1
+    """It bounced for good."""
+    SUPPRESSION_REASON_COMPLAINT: _SuppressionReason.ValueType  # 2
+    """Its owner complained."""
+    SUPPRESSION_REASON_UNSUBSCRIBE: _SuppressionReason.ValueType  # 3
+    """Its owner unsubscribed."""
+    SUPPRESSION_REASON_MANUAL: _SuppressionReason.ValueType  # 4
+    """Somebody here said so."""
+
+class SuppressionReason(_SuppressionReason, metaclass=_SuppressionReasonEnumTypeWrapper):
+    """Why an address gets no mail."""
+
+SUPPRESSION_REASON_UNSPECIFIED: SuppressionReason.ValueType  # 0
+"""Never sent."""
+SUPPRESSION_REASON_HARD_BOUNCE: SuppressionReason.ValueType  # 1
+"""It bounced for good."""
+SUPPRESSION_REASON_COMPLAINT: SuppressionReason.ValueType  # 2
+"""Its owner complained."""
+SUPPRESSION_REASON_UNSUBSCRIBE: SuppressionReason.ValueType  # 3
+"""Its owner unsubscribed."""
+SUPPRESSION_REASON_MANUAL: SuppressionReason.ValueType  # 4
+"""Somebody here said so."""
+Global___SuppressionReason: _TypeAlias = SuppressionReason  # noqa: Y015
+
 @_typing.final
 class Activation(_message.Message):
     """A request to hand one profile to one destination."""
@@ -115,6 +185,7 @@ class Activation(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     ENROLLMENT_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
     activation_id: _builtins.str
     """Unique for enrollment, step and visit, the same however often it is requested. Required; at most 256 bytes."""
     profile_id: _builtins.str
@@ -137,6 +208,8 @@ class Activation(_message.Message):
     """What the message needs, a JSON object in UTF-8: `profile` (its attributes), `entry` (the event that began the
     enrollment) and `event` (the latest one). At most 128 KiB.
     """
+    time_zone: _builtins.str
+    """The profile's IANA time zone, in which its quiet hours are; empty when it has none."""
     @_builtins.property
     def request_time(self) -> _timestamp_pb2.Timestamp:
         """The logical time at which it was requested. Required; always the same for the same `activation_id`."""
@@ -155,10 +228,11 @@ class Activation(_message.Message):
         step: _builtins.str = ...,
         enrollment: _builtins.str = ...,
         context: _builtins.bytes = ...,
+        time_zone: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request_time", b"request_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "activation_id", b"activation_id", "connection", b"connection", "context", b"context", "enrollment", b"enrollment", "journey_version", b"journey_version", "profile_id", b"profile_id", "request_time", b"request_time", "stage", b"stage", "step", b"step", "template", b"template"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "activation_id", b"activation_id", "connection", b"connection", "context", b"context", "enrollment", b"enrollment", "journey_version", b"journey_version", "profile_id", b"profile_id", "request_time", b"request_time", "stage", b"stage", "step", b"step", "template", b"template", "time_zone", b"time_zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -360,6 +434,9 @@ class Delivery(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     EXTERNAL_ID_FIELD_NUMBER: _builtins.int
     NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
+    TEMPLATE_VERSION_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    FEEDBACK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `deliveries/{activation_id}`."""
     activation_id: _builtins.str
@@ -388,6 +465,8 @@ class Delivery(_message.Message):
     """What the destination answered, or why it was stopped, in words."""
     external_id: _builtins.str
     """The destination's own id of it, such as the Message-ID of an e-mail."""
+    template_version: _builtins.int
+    """The version of the template that was sent; 0 when none was."""
     @_builtins.property
     def request_time(self) -> _timestamp_pb2.Timestamp:
         """The logical time of the request."""
@@ -403,6 +482,14 @@ class Delivery(_message.Message):
     @_builtins.property
     def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
         """When it is tried next, while PENDING."""
+
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeliveryAttempt]:
+        """The attempts before the present state, oldest first, each with its answer; at most 100."""
+
+    @_builtins.property
+    def feedback(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feedback]:
+        """What the destination told of it afterwards, oldest first."""
 
     def __init__(
         self,
@@ -425,14 +512,319 @@ class Delivery(_message.Message):
         detail: _builtins.str = ...,
         external_id: _builtins.str = ...,
         next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
+        template_version: _builtins.int = ...,
+        history: _abc.Iterable[Global___DeliveryAttempt] | None = ...,
+        feedback: _abc.Iterable[Global___Feedback] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "next_attempt_time", b"next_attempt_time", "request_time", b"request_time", "state_time", b"state_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "action", b"action", "activation_id", b"activation_id", "attempts", b"attempts", "connection", b"connection", "detail", b"detail", "enrollment", b"enrollment", "external_id", b"external_id", "journey_version", b"journey_version", "name", b"name", "next_attempt_time", b"next_attempt_time", "profile_id", b"profile_id", "request_time", b"request_time", "stage", b"stage", "state", b"state", "state_time", b"state_time", "step", b"step", "template", b"template"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_time", b"accept_time", "action", b"action", "activation_id", b"activation_id", "attempts", b"attempts", "connection", b"connection", "detail", b"detail", "enrollment", b"enrollment", "external_id", b"external_id", "feedback", b"feedback", "history", b"history", "journey_version", b"journey_version", "name", b"name", "next_attempt_time", b"next_attempt_time", "profile_id", b"profile_id", "request_time", b"request_time", "stage", b"stage", "state", b"state", "state_time", b"state_time", "step", b"step", "template", b"template", "template_version", b"template_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
+
+@_typing.final
+class DeliveryAttempt(_message.Message):
+    """One attempt that did not end a delivery, or an end that a human or the destination changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    END_TIME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    state: Global___DeliveryState.ValueType
+    """The state that the delivery came into."""
+    detail: _builtins.str
+    """What the destination answered, or why it was stopped, in words."""
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended."""
+
+    def __init__(
+        self,
+        *,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        state: Global___DeliveryState.ValueType = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "end_time", b"end_time", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliveryAttempt: _TypeAlias = DeliveryAttempt  # noqa: Y015
+
+@_typing.final
+class WatchDeliveriesRequest(_message.Message):
+    """See WatchDeliveries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROFILE_ID_FIELD_NUMBER: _builtins.int
+    JOURNEY_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    profile_id: _builtins.str
+    """Only of this profile. Default: all."""
+    journey: _builtins.str
+    """Only of this journey, `journeys/{id}`. Default: all."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___DeliveryState.ValueType]:
+        """Only in one of these states. Default: all."""
+
+    def __init__(
+        self,
+        *,
+        profile_id: _builtins.str = ...,
+        journey: _builtins.str = ...,
+        states: _abc.Iterable[Global___DeliveryState.ValueType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["journey", b"journey", "profile_id", b"profile_id", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDeliveriesRequest: _TypeAlias = WatchDeliveriesRequest  # noqa: Y015
+
+@_typing.final
+class WatchDeliveriesResponse(_message.Message):
+    """See WatchDeliveries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]:
+        """Those that changed, in the order of `state_time`."""
+
+    def __init__(
+        self,
+        *,
+        deliveries: _abc.Iterable[Global___Delivery] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliveries", b"deliveries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDeliveriesResponse: _TypeAlias = WatchDeliveriesResponse  # noqa: Y015
+
+@_typing.final
+class RetryDeliveryRequest(_message.Message):
+    """See RetryDelivery."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`deliveries/{activation_id}`. Required."""
+    reason: _builtins.str
+    """Why, for people; becomes part of the history. At most 256 bytes."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryDeliveryRequest: _TypeAlias = RetryDeliveryRequest  # noqa: Y015
+
+@_typing.final
+class RetryDeliveryResponse(_message.Message):
+    """See RetryDelivery."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def delivery(self) -> Global___Delivery:
+        """As it is now: PENDING."""
+
+    def __init__(
+        self,
+        *,
+        delivery: Global___Delivery | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryDeliveryResponse: _TypeAlias = RetryDeliveryResponse  # noqa: Y015
+
+@_typing.final
+class ResolveDeliveryRequest(_message.Message):
+    """See ResolveDelivery."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`deliveries/{activation_id}`. Required."""
+    state: Global___DeliveryState.ValueType
+    """SENT or FAILED. Required."""
+    reason: _builtins.str
+    """Why, for people; becomes the delivery's detail. At most 256 bytes."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        state: Global___DeliveryState.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveDeliveryRequest: _TypeAlias = ResolveDeliveryRequest  # noqa: Y015
+
+@_typing.final
+class ResolveDeliveryResponse(_message.Message):
+    """See ResolveDelivery."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def delivery(self) -> Global___Delivery:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        delivery: Global___Delivery | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveDeliveryResponse: _TypeAlias = ResolveDeliveryResponse  # noqa: Y015
+
+@_typing.final
+class Feedback(_message.Message):
+    """Something that a destination told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ACTIVATION_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    CONNECTION_FIELD_NUMBER: _builtins.int
+    OCCUR_TIME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    provider: _builtins.str
+    """Who tells: `ses`, `sendgrid`, `one-click`, or a name of your own. Required; at most 64 bytes."""
+    event_id: _builtins.str
+    """The teller's id of what it tells. Required; at most 256 bytes."""
+    kind: Global___FeedbackKind.ValueType
+    """What. Required."""
+    activation_id: _builtins.str
+    """The delivery; empty when the teller does not know it. Then only the address counts."""
+    address: _builtins.str
+    """The address that it is about. At most 254 characters."""
+    connection: _builtins.str
+    """The connection that it left through, `connections/{id}`; empty when that is not known."""
+    detail: _builtins.str
+    """In words. No personal data; at most 256 bytes."""
+    @_builtins.property
+    def occur_time(self) -> _timestamp_pb2.Timestamp:
+        """When it happened."""
+
+    def __init__(
+        self,
+        *,
+        provider: _builtins.str = ...,
+        event_id: _builtins.str = ...,
+        kind: Global___FeedbackKind.ValueType = ...,
+        activation_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        connection: _builtins.str = ...,
+        occur_time: _timestamp_pb2.Timestamp | None = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["occur_time", b"occur_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_id", b"activation_id", "address", b"address", "connection", b"connection", "detail", b"detail", "event_id", b"event_id", "kind", b"kind", "occur_time", b"occur_time", "provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Feedback: _TypeAlias = Feedback  # noqa: Y015
+
+@_typing.final
+class ReportFeedbackRequest(_message.Message):
+    """See ReportFeedback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEEDBACK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def feedback(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feedback]:
+        """1 to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        feedback: _abc.Iterable[Global___Feedback] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback", b"feedback"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportFeedbackRequest: _TypeAlias = ReportFeedbackRequest  # noqa: Y015
+
+@_typing.final
+class ReportFeedbackResponse(_message.Message):
+    """See ReportFeedback."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    SUPPRESSED_FIELD_NUMBER: _builtins.int
+    RESOLVED_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.int
+    """How many are new."""
+    known: _builtins.int
+    """How many were known already."""
+    suppressed: _builtins.int
+    """How many addresses became suppressed."""
+    resolved: _builtins.int
+    """How many deliveries changed their state."""
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.int = ...,
+        known: _builtins.int = ...,
+        suppressed: _builtins.int = ...,
+        resolved: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "known", b"known", "resolved", b"resolved", "suppressed", b"suppressed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportFeedbackResponse: _TypeAlias = ReportFeedbackResponse  # noqa: Y015
 
 @_typing.final
 class GetDeliveryRequest(_message.Message):
@@ -550,7 +942,7 @@ Global___ListDeliveriesResponse: _TypeAlias = ListDeliveriesResponse  # noqa: Y0
 
 @_typing.final
 class Connection(_message.Message):
-    """A way out: a mail server, an ad audience. Secrets are named here and kept elsewhere: a secret `meta-token` is the file
+    """A way out: a mail service, an ad audience, a webhook. Secrets are named here and kept elsewhere: a secret `meta-token` is the file
     of that name in the folder of `CAIRN_ACTIVATION_SECRETS_DIR`, or the environment variable `CAIRN_SECRET_META_TOKEN`.
     """
 
@@ -560,10 +952,24 @@ class Connection(_message.Message):
     SMTP_FIELD_NUMBER: _builtins.int
     META_AUDIENCE_FIELD_NUMBER: _builtins.int
     LOG_FIELD_NUMBER: _builtins.int
+    SES_FIELD_NUMBER: _builtins.int
+    SENDGRID_FIELD_NUMBER: _builtins.int
+    GOOGLE_AUDIENCE_FIELD_NUMBER: _builtins.int
+    TIKTOK_AUDIENCE_FIELD_NUMBER: _builtins.int
+    LINKEDIN_AUDIENCE_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
+    PLUGIN_FIELD_NUMBER: _builtins.int
+    RATE_LIMIT_FIELD_NUMBER: _builtins.int
+    QUIET_HOURS_FIELD_NUMBER: _builtins.int
+    FREQUENCY_CAPS_FIELD_NUMBER: _builtins.int
+    REQUIRES_CONSENT_FIELD_NUMBER: _builtins.int
+    MAIL_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `connections/{id}`; the id alone is taken too. Required."""
+    requires_consent: _builtins.bool
+    """Whether only those who consented get something. Default: everybody but those who refused."""
     etag: _builtins.str
     """Changes whenever the connection changes; when given on PutConnection, it has to be the present one."""
     @_builtins.property
@@ -579,6 +985,50 @@ class Connection(_message.Message):
         """Nowhere: a delivery is SENT when the ledger says so. For tests and measurements."""
 
     @_builtins.property
+    def ses(self) -> Global___SesConnection:
+        """Amazon SES."""
+
+    @_builtins.property
+    def sendgrid(self) -> Global___SendgridConnection:
+        """SendGrid."""
+
+    @_builtins.property
+    def google_audience(self) -> Global___GoogleAudienceConnection:
+        """A Google customer match audience."""
+
+    @_builtins.property
+    def tiktok_audience(self) -> Global___TiktokAudienceConnection:
+        """A TikTok custom audience."""
+
+    @_builtins.property
+    def linkedin_audience(self) -> Global___LinkedinAudienceConnection:
+        """A LinkedIn DMP segment."""
+
+    @_builtins.property
+    def webhook(self) -> Global___WebhookConnection:
+        """A signed call of your own service."""
+
+    @_builtins.property
+    def plugin(self) -> Global___PluginConnection:
+        """A channel that another package brings."""
+
+    @_builtins.property
+    def rate_limit(self) -> Global___RateLimit:
+        """Default: no more than its destination takes."""
+
+    @_builtins.property
+    def quiet_hours(self) -> Global___QuietHours:
+        """When nothing may leave, in the profile's time zone. Default: none."""
+
+    @_builtins.property
+    def frequency_caps(self) -> _containers.RepeatedCompositeFieldContainer[Global___FrequencyCap]:
+        """How often one profile may get something through this connection. At most 10. Default: no limit."""
+
+    @_builtins.property
+    def mail(self) -> Global___MailOptions:
+        """How mail through an smtp, ses or sendgrid connection is signed and unsubscribed from."""
+
+    @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When it last changed."""
 
@@ -589,18 +1039,154 @@ class Connection(_message.Message):
         smtp: Global___SmtpConnection | None = ...,
         meta_audience: Global___MetaAudienceConnection | None = ...,
         log: Global___LogConnection | None = ...,
+        ses: Global___SesConnection | None = ...,
+        sendgrid: Global___SendgridConnection | None = ...,
+        google_audience: Global___GoogleAudienceConnection | None = ...,
+        tiktok_audience: Global___TiktokAudienceConnection | None = ...,
+        linkedin_audience: Global___LinkedinAudienceConnection | None = ...,
+        webhook: Global___WebhookConnection | None = ...,
+        plugin: Global___PluginConnection | None = ...,
+        rate_limit: Global___RateLimit | None = ...,
+        quiet_hours: Global___QuietHours | None = ...,
+        frequency_caps: _abc.Iterable[Global___FrequencyCap] | None = ...,
+        requires_consent: _builtins.bool = ...,
+        mail: Global___MailOptions | None = ...,
         etag: _builtins.str = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "log", b"log", "meta_audience", b"meta_audience", "smtp", b"smtp", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["google_audience", b"google_audience", "kind", b"kind", "linkedin_audience", b"linkedin_audience", "log", b"log", "mail", b"mail", "meta_audience", b"meta_audience", "plugin", b"plugin", "quiet_hours", b"quiet_hours", "rate_limit", b"rate_limit", "sendgrid", b"sendgrid", "ses", b"ses", "smtp", b"smtp", "tiktok_audience", b"tiktok_audience", "update_time", b"update_time", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "kind", b"kind", "log", b"log", "meta_audience", b"meta_audience", "name", b"name", "smtp", b"smtp", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "frequency_caps", b"frequency_caps", "google_audience", b"google_audience", "kind", b"kind", "linkedin_audience", b"linkedin_audience", "log", b"log", "mail", b"mail", "meta_audience", b"meta_audience", "name", b"name", "plugin", b"plugin", "quiet_hours", b"quiet_hours", "rate_limit", b"rate_limit", "requires_consent", b"requires_consent", "sendgrid", b"sendgrid", "ses", b"ses", "smtp", b"smtp", "tiktok_audience", b"tiktok_audience", "update_time", b"update_time", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["smtp", "meta_audience", "log"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["smtp", "meta_audience", "log", "ses", "sendgrid", "google_audience", "tiktok_audience", "linkedin_audience", "webhook", "plugin"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___Connection: _TypeAlias = Connection  # noqa: Y015
+
+@_typing.final
+class RateLimit(_message.Message):
+    """How much may leave through a connection, all replicas together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many. 1 to 1,000,000. Required."""
+    @_builtins.property
+    def period(self) -> _duration_pb2.Duration:
+        """In which time. A millisecond to a day. Required."""
+
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        period: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateLimit: _TypeAlias = RateLimit  # noqa: Y015
+
+@_typing.final
+class QuietHours(_message.Message):
+    """Hours of the day in which nothing leaves. What comes in them leaves when they end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    FALLBACK_TIME_ZONE_FIELD_NUMBER: _builtins.int
+    start: _builtins.str
+    """`21:00`; 00:00 to 23:59. Required."""
+    end: _builtins.str
+    """`08:00`; may lie on the next day. Required, and not the start."""
+    fallback_time_zone: _builtins.str
+    """IANA time zone of profiles that have none. Default: none, and then the careful window holds: nothing leaves as long as it is
+    a quiet hour anywhere between UTC-11 and UTC+12.
+    """
+    def __init__(
+        self,
+        *,
+        start: _builtins.str = ...,
+        end: _builtins.str = ...,
+        fallback_time_zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "fallback_time_zone", b"fallback_time_zone", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuietHours: _TypeAlias = QuietHours  # noqa: Y015
+
+@_typing.final
+class FrequencyCap(_message.Message):
+    """How often one profile may get something."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many. 1 to 1,000. Required."""
+    @_builtins.property
+    def period(self) -> _duration_pb2.Duration:
+        """In which rolling time. A minute to 60 days. Required."""
+
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        period: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["period", b"period"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "period", b"period"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FrequencyCap: _TypeAlias = FrequencyCap  # noqa: Y015
+
+@_typing.final
+class MailOptions(_message.Message):
+    """What is added to mail."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DKIM_DOMAIN_FIELD_NUMBER: _builtins.int
+    DKIM_SELECTOR_FIELD_NUMBER: _builtins.int
+    DKIM_KEY_SECRET_FIELD_NUMBER: _builtins.int
+    TRANSACTIONAL_FIELD_NUMBER: _builtins.int
+    dkim_domain: _builtins.str
+    """The domain that signs with DKIM; empty: no signature."""
+    dkim_selector: _builtins.str
+    """The DKIM selector. Required with a domain."""
+    dkim_key_secret: _builtins.str
+    """The name of the secret that is the private key, in PEM, RSA or Ed25519. Required with a domain."""
+    transactional: _builtins.bool
+    """Mail that nobody unsubscribes from (receipts, password resets): without List-Unsubscribe, and sent to those who unsubscribed; never to
+    addresses that bounced or complained.
+    """
+    def __init__(
+        self,
+        *,
+        dkim_domain: _builtins.str = ...,
+        dkim_selector: _builtins.str = ...,
+        dkim_key_secret: _builtins.str = ...,
+        transactional: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dkim_domain", b"dkim_domain", "dkim_key_secret", b"dkim_key_secret", "dkim_selector", b"dkim_selector", "transactional", b"transactional"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MailOptions: _TypeAlias = MailOptions  # noqa: Y015
 
 @_typing.final
 class SmtpConnection(_message.Message):
@@ -713,6 +1299,376 @@ class MetaAudienceConnection(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MetaAudienceConnection: _TypeAlias = MetaAudienceConnection  # noqa: Y015
+
+@_typing.final
+class SesConnection(_message.Message):
+    """Amazon SES, API version 2. Guarantee: at most once after the request was sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    ACCESS_KEY_ID_FIELD_NUMBER: _builtins.int
+    SECRET_KEY_SECRET_FIELD_NUMBER: _builtins.int
+    FROM_ADDRESS_FIELD_NUMBER: _builtins.int
+    ADDRESS_ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_SET_FIELD_NUMBER: _builtins.int
+    FEEDBACK_TOPIC_ARN_FIELD_NUMBER: _builtins.int
+    BASE_URL_FIELD_NUMBER: _builtins.int
+    POOL_SIZE_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """`eu-central-1`. Required."""
+    access_key_id: _builtins.str
+    """The access key's id. Required."""
+    secret_key_secret: _builtins.str
+    """The name of the secret that is the secret access key. Required."""
+    from_address: _builtins.str
+    """The sender, an address or `Name <address>`. Required."""
+    address_attribute: _builtins.str
+    """The profile attribute that holds the recipient's address. Default: `email`."""
+    configuration_set: _builtins.str
+    """The configuration set, whose events go to an SNS topic."""
+    feedback_topic_arn: _builtins.str
+    """The SNS topic that feedback comes from, its ARN. Without it no feedback is taken."""
+    base_url: _builtins.str
+    """Where the API is. Default: `https://email.{region}.amazonaws.com`."""
+    pool_size: _builtins.int
+    """How many messages are sent side by side. 1 to 64; default 8."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        access_key_id: _builtins.str = ...,
+        secret_key_secret: _builtins.str = ...,
+        from_address: _builtins.str = ...,
+        address_attribute: _builtins.str = ...,
+        configuration_set: _builtins.str = ...,
+        feedback_topic_arn: _builtins.str = ...,
+        base_url: _builtins.str = ...,
+        pool_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_key_id", b"access_key_id", "address_attribute", b"address_attribute", "base_url", b"base_url", "configuration_set", b"configuration_set", "feedback_topic_arn", b"feedback_topic_arn", "from_address", b"from_address", "pool_size", b"pool_size", "region", b"region", "secret_key_secret", b"secret_key_secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SesConnection: _TypeAlias = SesConnection  # noqa: Y015
+
+@_typing.final
+class SendgridConnection(_message.Message):
+    """SendGrid, API version 3. Guarantee: at most once after the request was sent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_SECRET_FIELD_NUMBER: _builtins.int
+    FROM_ADDRESS_FIELD_NUMBER: _builtins.int
+    ADDRESS_ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    FEEDBACK_PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    BASE_URL_FIELD_NUMBER: _builtins.int
+    POOL_SIZE_FIELD_NUMBER: _builtins.int
+    api_key_secret: _builtins.str
+    """The name of the secret that is the API key. Required."""
+    from_address: _builtins.str
+    """The sender, an address or `Name <address>`. Required."""
+    address_attribute: _builtins.str
+    """The profile attribute that holds the recipient's address. Default: `email`."""
+    feedback_public_key: _builtins.str
+    """The public key of the signed event webhook, base64 as SendGrid shows it. Without it no feedback is taken."""
+    base_url: _builtins.str
+    """Where the API is. Default: `https://api.sendgrid.com`."""
+    pool_size: _builtins.int
+    """How many messages are sent side by side. 1 to 64; default 8."""
+    def __init__(
+        self,
+        *,
+        api_key_secret: _builtins.str = ...,
+        from_address: _builtins.str = ...,
+        address_attribute: _builtins.str = ...,
+        feedback_public_key: _builtins.str = ...,
+        base_url: _builtins.str = ...,
+        pool_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address_attribute", b"address_attribute", "api_key_secret", b"api_key_secret", "base_url", b"base_url", "feedback_public_key", b"feedback_public_key", "from_address", b"from_address", "pool_size", b"pool_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendgridConnection: _TypeAlias = SendgridConnection  # noqa: Y015
+
+@_typing.final
+class GoogleAudienceConnection(_message.Message):
+    """A Google customer match audience, through the Data Manager API. Guarantee: at least once; adding or removing twice is harmless."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class IdentifiersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    AUDIENCE_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    LOGIN_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    CREDENTIALS_SECRET_FIELD_NUMBER: _builtins.int
+    BASE_URL_FIELD_NUMBER: _builtins.int
+    TOKEN_URL_FIELD_NUMBER: _builtins.int
+    IDENTIFIERS_FIELD_NUMBER: _builtins.int
+    audience_id: _builtins.str
+    """The user list's id, digits. Required."""
+    account_id: _builtins.str
+    """The ads account that owns it, digits. Required."""
+    login_account_id: _builtins.str
+    """The account that logs in, digits. Default: `account_id`."""
+    credentials_secret: _builtins.str
+    """The name of the secret that is a JSON object with `client_id`, `client_secret` and `refresh_token`. Required."""
+    base_url: _builtins.str
+    """Where the API is. Default: `https://datamanager.googleapis.com/v1`."""
+    token_url: _builtins.str
+    """Where access tokens come from. Default: `https://oauth2.googleapis.com/token`."""
+    @_builtins.property
+    def identifiers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Which profile attribute each identifier comes from: `EMAIL`, `PHONE`. Default: `EMAIL: email`."""
+
+    def __init__(
+        self,
+        *,
+        audience_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        login_account_id: _builtins.str = ...,
+        credentials_secret: _builtins.str = ...,
+        base_url: _builtins.str = ...,
+        token_url: _builtins.str = ...,
+        identifiers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "audience_id", b"audience_id", "base_url", b"base_url", "credentials_secret", b"credentials_secret", "identifiers", b"identifiers", "login_account_id", b"login_account_id", "token_url", b"token_url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GoogleAudienceConnection: _TypeAlias = GoogleAudienceConnection  # noqa: Y015
+
+@_typing.final
+class TiktokAudienceConnection(_message.Message):
+    """A TikTok custom audience. Guarantee: at least once; adding or removing twice is harmless."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class IdentifiersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    AUDIENCE_ID_FIELD_NUMBER: _builtins.int
+    ADVERTISER_ID_FIELD_NUMBER: _builtins.int
+    ACCESS_TOKEN_SECRET_FIELD_NUMBER: _builtins.int
+    BASE_URL_FIELD_NUMBER: _builtins.int
+    IDENTIFIERS_FIELD_NUMBER: _builtins.int
+    audience_id: _builtins.str
+    """The audience's id, digits. Required."""
+    advertiser_id: _builtins.str
+    """The advertiser's id, digits. Required."""
+    access_token_secret: _builtins.str
+    """The name of the secret that is the access token. Required."""
+    base_url: _builtins.str
+    """Where the API is. Default: `https://business-api.tiktok.com/open_api/v1.3`."""
+    @_builtins.property
+    def identifiers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Which profile attribute each identifier comes from: `EMAIL_SHA256`, `PHONE_SHA256`, `IDFA_SHA256`, `AAID_SHA256`. Default: `EMAIL_SHA256: email`."""
+
+    def __init__(
+        self,
+        *,
+        audience_id: _builtins.str = ...,
+        advertiser_id: _builtins.str = ...,
+        access_token_secret: _builtins.str = ...,
+        base_url: _builtins.str = ...,
+        identifiers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token_secret", b"access_token_secret", "advertiser_id", b"advertiser_id", "audience_id", b"audience_id", "base_url", b"base_url", "identifiers", b"identifiers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TiktokAudienceConnection: _TypeAlias = TiktokAudienceConnection  # noqa: Y015
+
+@_typing.final
+class LinkedinAudienceConnection(_message.Message):
+    """A LinkedIn DMP segment. Guarantee: at least once; adding or removing twice is harmless."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class IdentifiersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SEGMENT_ID_FIELD_NUMBER: _builtins.int
+    ACCESS_TOKEN_SECRET_FIELD_NUMBER: _builtins.int
+    API_VERSION_FIELD_NUMBER: _builtins.int
+    BASE_URL_FIELD_NUMBER: _builtins.int
+    IDENTIFIERS_FIELD_NUMBER: _builtins.int
+    segment_id: _builtins.str
+    """The segment's id, digits. Required."""
+    access_token_secret: _builtins.str
+    """The name of the secret that is the access token. Required."""
+    api_version: _builtins.str
+    """The `LinkedIn-Version` that is spoken, `YYYYMM`. Default: the one that this release was tested with."""
+    base_url: _builtins.str
+    """Where the API is. Default: `https://api.linkedin.com/rest`."""
+    @_builtins.property
+    def identifiers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Which profile attribute each identifier comes from: `SHA256_EMAIL`, `SHA512_EMAIL`, `GOOGLE_AID`. Default: `SHA256_EMAIL: email`."""
+
+    def __init__(
+        self,
+        *,
+        segment_id: _builtins.str = ...,
+        access_token_secret: _builtins.str = ...,
+        api_version: _builtins.str = ...,
+        base_url: _builtins.str = ...,
+        identifiers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token_secret", b"access_token_secret", "api_version", b"api_version", "base_url", b"base_url", "identifiers", b"identifiers", "segment_id", b"segment_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LinkedinAudienceConnection: _TypeAlias = LinkedinAudienceConnection  # noqa: Y015
+
+@_typing.final
+class WebhookConnection(_message.Message):
+    """A POST with a JSON body to a service of your own, signed with HMAC-SHA256. Guarantee: at least once, with the activation's id as the
+    `Idempotency-Key`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class HeaderSecretsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    URL_FIELD_NUMBER: _builtins.int
+    SIGNING_SECRET_FIELD_NUMBER: _builtins.int
+    HEADER_SECRETS_FIELD_NUMBER: _builtins.int
+    POOL_SIZE_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """Where. Required; https, or http to an address that the service allows."""
+    signing_secret: _builtins.str
+    """The name of the secret that signs. Required."""
+    pool_size: _builtins.int
+    """How many calls are made side by side. 1 to 64; default 8."""
+    @_builtins.property
+    def header_secrets(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Further headers, such as `Authorization`: the header's name, and the name of the secret that is its value. At most 20."""
+
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        signing_secret: _builtins.str = ...,
+        header_secrets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        pool_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header_secrets", b"header_secrets", "pool_size", b"pool_size", "signing_secret", b"signing_secret", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookConnection: _TypeAlias = WebhookConnection  # noqa: Y015
+
+@_typing.final
+class PluginConnection(_message.Message):
+    """A channel of another package, which brings it by an entry point of the group `cairn.activation.channels`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    channel: _builtins.str
+    """The entry point's name. Required."""
+    @_builtins.property
+    def settings(self) -> _struct_pb2.Struct:
+        """Whatever that channel asks for."""
+
+    def __init__(
+        self,
+        *,
+        channel: _builtins.str = ...,
+        settings: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PluginConnection: _TypeAlias = PluginConnection  # noqa: Y015
 
 @_typing.final
 class LogConnection(_message.Message):
@@ -919,6 +1875,250 @@ class DeleteConnectionResponse(_message.Message):
 Global___DeleteConnectionResponse: _TypeAlias = DeleteConnectionResponse  # noqa: Y015
 
 @_typing.final
+class TestConnectionRequest(_message.Message):
+    """See TestConnection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`connections/{id}`. Required."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestConnectionRequest: _TypeAlias = TestConnectionRequest  # noqa: Y015
+
+@_typing.final
+class TestConnectionResponse(_message.Message):
+    """See TestConnection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OK_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    ok: _builtins.bool
+    """Whether the destination answered, and let us in."""
+    detail: _builtins.str
+    """What it answered, in words."""
+    latency_ms: _builtins.int
+    """How long that took, in milliseconds."""
+    def __init__(
+        self,
+        *,
+        ok: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+        latency_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "latency_ms", b"latency_ms", "ok", b"ok"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TestConnectionResponse: _TypeAlias = TestConnectionResponse  # noqa: Y015
+
+@_typing.final
+class SendTestRequest(_message.Message):
+    """See SendTest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONNECTION_FIELD_NUMBER: _builtins.int
+    TEMPLATE_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    TO_ADDRESS_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    connection: _builtins.str
+    """`connections/{id}`. Required."""
+    template: _builtins.str
+    """`templates/{id}`, or a version of it; required for e-mail."""
+    context: _builtins.bytes
+    """As in an activation, a JSON object: `profile`, `entry`, `event`."""
+    to_address: _builtins.str
+    """Replaces the address in the context, for e-mail."""
+    action: _journey_pb2.AudienceAction.ValueType
+    """For an audience."""
+    def __init__(
+        self,
+        *,
+        connection: _builtins.str = ...,
+        template: _builtins.str = ...,
+        context: _builtins.bytes = ...,
+        to_address: _builtins.str = ...,
+        action: _journey_pb2.AudienceAction.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "connection", b"connection", "context", b"context", "template", b"template", "to_address", b"to_address"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendTestRequest: _TypeAlias = SendTestRequest  # noqa: Y015
+
+@_typing.final
+class SendTestResponse(_message.Message):
+    """See SendTest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    EXTERNAL_ID_FIELD_NUMBER: _builtins.int
+    state: Global___DeliveryState.ValueType
+    """SENT, FAILED, UNKNOWN, or PENDING when another try might do."""
+    detail: _builtins.str
+    """What the destination answered, in words."""
+    external_id: _builtins.str
+    """The destination's own id of it."""
+    def __init__(
+        self,
+        *,
+        state: Global___DeliveryState.ValueType = ...,
+        detail: _builtins.str = ...,
+        external_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "external_id", b"external_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendTestResponse: _TypeAlias = SendTestResponse  # noqa: Y015
+
+@_typing.final
+class ListAudienceMembersRequest(_message.Message):
+    """See ListAudienceMembers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONNECTION_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    INCLUDE_REMOVED_FIELD_NUMBER: _builtins.int
+    connection: _builtins.str
+    """`connections/{id}` of an audience. Required."""
+    page_size: _builtins.int
+    """At most this many. 1 to 1,000; default 100."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before."""
+    include_removed: _builtins.bool
+    """Also those who were removed."""
+    def __init__(
+        self,
+        *,
+        connection: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        include_removed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "include_removed", b"include_removed", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAudienceMembersRequest: _TypeAlias = ListAudienceMembersRequest  # noqa: Y015
+
+@_typing.final
+class AudienceMember(_message.Message):
+    """Somebody whom we put into an audience."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class IdentifiersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PROFILE_ID_FIELD_NUMBER: _builtins.int
+    PRESENT_FIELD_NUMBER: _builtins.int
+    IDENTIFIERS_FIELD_NUMBER: _builtins.int
+    ACTIVATION_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    profile_id: _builtins.str
+    """Whom; empty after an erasure."""
+    present: _builtins.bool
+    """Whether the audience should hold them."""
+    activation_id: _builtins.str
+    """The activation that said so."""
+    @_builtins.property
+    def identifiers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The identifiers that the platform got, as it got them (hashed), by name."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When the platform took it."""
+
+    def __init__(
+        self,
+        *,
+        profile_id: _builtins.str = ...,
+        present: _builtins.bool = ...,
+        identifiers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        activation_id: _builtins.str = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_id", b"activation_id", "identifiers", b"identifiers", "present", b"present", "profile_id", b"profile_id", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AudienceMember: _TypeAlias = AudienceMember  # noqa: Y015
+
+@_typing.final
+class ListAudienceMembersResponse(_message.Message):
+    """See ListAudienceMembers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___AudienceMember]:
+        """In order of bucket and profile."""
+
+    def __init__(
+        self,
+        *,
+        members: _abc.Iterable[Global___AudienceMember] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["members", b"members", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAudienceMembersResponse: _TypeAlias = ListAudienceMembersResponse  # noqa: Y015
+
+@_typing.final
 class Template(_message.Message):
     """The words of a message, in Jinja2: `{{ profile.first_name }}`, `{% for item in entry.properties.products %}`. A variable that a
     profile lacks makes that one delivery FAILED, with the variable's name.
@@ -930,6 +2130,9 @@ class Template(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     HTML_FIELD_NUMBER: _builtins.int
+    MJML_FIELD_NUMBER: _builtins.int
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -939,7 +2142,13 @@ class Template(_message.Message):
     text: _builtins.str
     """The plain text. Required; at most 256 KiB."""
     html: _builtins.str
-    """The HTML, auto-escaped; optional; at most 256 KiB."""
+    """The HTML, auto-escaped; optional, and empty with `mjml`; at most 256 KiB."""
+    mjml: _builtins.str
+    """The HTML as MJML, from which `html` is made when the template is saved; optional; at most 256 KiB."""
+    sample: _builtins.bytes
+    """A context for previews and tests, a JSON object with `profile`, `entry` and `event`; optional; at most 64 KiB."""
+    version: _builtins.int
+    """Output only. Counts the changes, from 1."""
     etag: _builtins.str
     """Changes whenever the template changes; when given on PutTemplate, it has to be the present one."""
     @_builtins.property
@@ -953,12 +2162,15 @@ class Template(_message.Message):
         subject: _builtins.str = ...,
         text: _builtins.str = ...,
         html: _builtins.str = ...,
+        mjml: _builtins.str = ...,
+        sample: _builtins.bytes = ...,
+        version: _builtins.int = ...,
         etag: _builtins.str = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "html", b"html", "name", b"name", "subject", b"subject", "text", b"text", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "html", b"html", "mjml", b"mjml", "name", b"name", "sample", b"sample", "subject", b"subject", "text", b"text", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1113,6 +2325,134 @@ class ListTemplatesResponse(_message.Message):
 Global___ListTemplatesResponse: _TypeAlias = ListTemplatesResponse  # noqa: Y015
 
 @_typing.final
+class ListTemplateVersionsRequest(_message.Message):
+    """See ListTemplateVersions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`templates/{id}`. Required."""
+    page_size: _builtins.int
+    """At most this many. 1 to 1,000; default 100."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTemplateVersionsRequest: _TypeAlias = ListTemplateVersionsRequest  # noqa: Y015
+
+@_typing.final
+class ListTemplateVersionsResponse(_message.Message):
+    """See ListTemplateVersions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEMPLATES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def templates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Template]:
+        """Newest first, named `templates/{id}/versions/{version}`."""
+
+    def __init__(
+        self,
+        *,
+        templates: _abc.Iterable[Global___Template] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "templates", b"templates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTemplateVersionsResponse: _TypeAlias = ListTemplateVersionsResponse  # noqa: Y015
+
+@_typing.final
+class PreviewTemplateRequest(_message.Message):
+    """See PreviewTemplate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TEMPLATE_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """A saved one, `templates/{id}` or a version of it."""
+    context: _builtins.bytes
+    """As in an activation, a JSON object: `profile`, `entry`, `event`. Default: the template's sample."""
+    @_builtins.property
+    def template(self) -> Global___Template:
+        """One that is not saved."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        template: Global___Template | None = ...,
+        context: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "source", b"source", "template", b"template"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "name", b"name", "source", b"source", "template", b"template"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["name", "template"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___PreviewTemplateRequest: _TypeAlias = PreviewTemplateRequest  # noqa: Y015
+
+@_typing.final
+class PreviewTemplateResponse(_message.Message):
+    """See PreviewTemplate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    HTML_FIELD_NUMBER: _builtins.int
+    VARIABLES_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    """The subject."""
+    text: _builtins.str
+    """The plain text."""
+    html: _builtins.str
+    """The HTML; empty when the template has none."""
+    @_builtins.property
+    def variables(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The variables that the template uses, such as `profile.first_name`, as far as that can be seen without rendering."""
+
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        text: _builtins.str = ...,
+        html: _builtins.str = ...,
+        variables: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["html", b"html", "subject", b"subject", "text", b"text", "variables", b"variables"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewTemplateResponse: _TypeAlias = PreviewTemplateResponse  # noqa: Y015
+
+@_typing.final
 class DeleteTemplateRequest(_message.Message):
     """See DeleteTemplate."""
 
@@ -1258,6 +2598,546 @@ class CheckDestinationsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckDestinationsResponse: _TypeAlias = CheckDestinationsResponse  # noqa: Y015
+
+@_typing.final
+class Suppression(_message.Message):
+    """An address that gets no mail."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    CONNECTION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    ADDRESS_HASH_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """The address; empty where only its keyed hash is left, after an erasure. Required on PutSuppressions."""
+    connection: _builtins.str
+    """`connections/{id}` for which it holds; empty for all e-mail."""
+    reason: Global___SuppressionReason.ValueType
+    """Why. Default on PutSuppressions: MANUAL."""
+    source: _builtins.str
+    """Who says so: `ses`, `one-click`, `operator`. At most 64 bytes."""
+    detail: _builtins.str
+    """In words. At most 256 bytes."""
+    address_hash: _builtins.str
+    """Output only. The keyed hash of the address, in hexadecimal."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. Since when."""
+
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        connection: _builtins.str = ...,
+        reason: Global___SuppressionReason.ValueType = ...,
+        source: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        address_hash: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "address_hash", b"address_hash", "connection", b"connection", "create_time", b"create_time", "detail", b"detail", "reason", b"reason", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Suppression: _TypeAlias = Suppression  # noqa: Y015
+
+@_typing.final
+class PutSuppressionsRequest(_message.Message):
+    """See PutSuppressions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUPPRESSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def suppressions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Suppression]:
+        """1 to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        suppressions: _abc.Iterable[Global___Suppression] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["suppressions", b"suppressions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutSuppressionsRequest: _TypeAlias = PutSuppressionsRequest  # noqa: Y015
+
+@_typing.final
+class PutSuppressionsResponse(_message.Message):
+    """See PutSuppressions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDED_FIELD_NUMBER: _builtins.int
+    added: _builtins.int
+    """How many are new."""
+    def __init__(
+        self,
+        *,
+        added: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutSuppressionsResponse: _TypeAlias = PutSuppressionsResponse  # noqa: Y015
+
+@_typing.final
+class ListSuppressionsRequest(_message.Message):
+    """See ListSuppressions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """Only of this address. Default: all."""
+    page_size: _builtins.int
+    """At most this many. 1 to 1,000; default 100."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSuppressionsRequest: _TypeAlias = ListSuppressionsRequest  # noqa: Y015
+
+@_typing.final
+class ListSuppressionsResponse(_message.Message):
+    """See ListSuppressions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUPPRESSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def suppressions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Suppression]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        suppressions: _abc.Iterable[Global___Suppression] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "suppressions", b"suppressions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSuppressionsResponse: _TypeAlias = ListSuppressionsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteSuppressionRequest(_message.Message):
+    """See DeleteSuppression."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    CONNECTION_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """The address. Required."""
+    connection: _builtins.str
+    """`connections/{id}` for which it was suppressed; empty: the one for all e-mail."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        connection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "connection", b"connection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSuppressionRequest: _TypeAlias = DeleteSuppressionRequest  # noqa: Y015
+
+@_typing.final
+class DeleteSuppressionResponse(_message.Message):
+    """See DeleteSuppression."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSuppressionResponse: _TypeAlias = DeleteSuppressionResponse  # noqa: Y015
+
+@_typing.final
+class Consent(_message.Message):
+    """What a profile has said about being written to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROFILE_ID_FIELD_NUMBER: _builtins.int
+    CONNECTION_FIELD_NUMBER: _builtins.int
+    GRANTED_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    profile_id: _builtins.str
+    """Whom. Required; at most 256 bytes."""
+    connection: _builtins.str
+    """`connections/{id}`, or empty: all connections that have none of their own."""
+    granted: _builtins.bool
+    """Whether."""
+    source: _builtins.str
+    """Where it was said. At most 64 bytes."""
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was said; an older one changes nothing. Default: now."""
+
+    def __init__(
+        self,
+        *,
+        profile_id: _builtins.str = ...,
+        connection: _builtins.str = ...,
+        granted: _builtins.bool = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "granted", b"granted", "profile_id", b"profile_id", "source", b"source", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Consent: _TypeAlias = Consent  # noqa: Y015
+
+@_typing.final
+class SetConsentsRequest(_message.Message):
+    """See SetConsents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def consents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Consent]:
+        """1 to 10,000."""
+
+    def __init__(
+        self,
+        *,
+        consents: _abc.Iterable[Global___Consent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consents", b"consents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetConsentsRequest: _TypeAlias = SetConsentsRequest  # noqa: Y015
+
+@_typing.final
+class SetConsentsResponse(_message.Message):
+    """See SetConsents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    changed: _builtins.int
+    """How many changed something."""
+    def __init__(
+        self,
+        *,
+        changed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetConsentsResponse: _TypeAlias = SetConsentsResponse  # noqa: Y015
+
+@_typing.final
+class GetConsentsRequest(_message.Message):
+    """See GetConsents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROFILE_ID_FIELD_NUMBER: _builtins.int
+    profile_id: _builtins.str
+    """Whom. Required."""
+    def __init__(
+        self,
+        *,
+        profile_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["profile_id", b"profile_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConsentsRequest: _TypeAlias = GetConsentsRequest  # noqa: Y015
+
+@_typing.final
+class GetConsentsResponse(_message.Message):
+    """See GetConsents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def consents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Consent]:
+        """By connection."""
+
+    def __init__(
+        self,
+        *,
+        consents: _abc.Iterable[Global___Consent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consents", b"consents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConsentsResponse: _TypeAlias = GetConsentsResponse  # noqa: Y015
+
+@_typing.final
+class SendingPolicy(_message.Message):
+    """The rules that hold for all connections through which people are written to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FREQUENCY_CAPS_FIELD_NUMBER: _builtins.int
+    JOURNEY_FREQUENCY_CAPS_FIELD_NUMBER: _builtins.int
+    QUIET_HOURS_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    etag: _builtins.str
+    """Changes whenever the rules change; when given on PutSendingPolicy, it has to be the present one."""
+    @_builtins.property
+    def frequency_caps(self) -> _containers.RepeatedCompositeFieldContainer[Global___FrequencyCap]:
+        """How often one profile may be written to, whatever the connection. At most 10."""
+
+    @_builtins.property
+    def journey_frequency_caps(self) -> _containers.RepeatedCompositeFieldContainer[Global___FrequencyCap]:
+        """How often one profile may be written to by any one journey. At most 10."""
+
+    @_builtins.property
+    def quiet_hours(self) -> Global___QuietHours:
+        """Quiet hours of mail connections that have none of their own."""
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """Output only. When they last changed."""
+
+    def __init__(
+        self,
+        *,
+        frequency_caps: _abc.Iterable[Global___FrequencyCap] | None = ...,
+        journey_frequency_caps: _abc.Iterable[Global___FrequencyCap] | None = ...,
+        quiet_hours: Global___QuietHours | None = ...,
+        etag: _builtins.str = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quiet_hours", b"quiet_hours", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "frequency_caps", b"frequency_caps", "journey_frequency_caps", b"journey_frequency_caps", "quiet_hours", b"quiet_hours", "update_time", b"update_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SendingPolicy: _TypeAlias = SendingPolicy  # noqa: Y015
+
+@_typing.final
+class GetSendingPolicyRequest(_message.Message):
+    """See GetSendingPolicy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSendingPolicyRequest: _TypeAlias = GetSendingPolicyRequest  # noqa: Y015
+
+@_typing.final
+class GetSendingPolicyResponse(_message.Message):
+    """See GetSendingPolicy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> Global___SendingPolicy:
+        """The rules; empty when there are none."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___SendingPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSendingPolicyResponse: _TypeAlias = GetSendingPolicyResponse  # noqa: Y015
+
+@_typing.final
+class PutSendingPolicyRequest(_message.Message):
+    """See PutSendingPolicy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> Global___SendingPolicy:
+        """The rules. Required."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___SendingPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutSendingPolicyRequest: _TypeAlias = PutSendingPolicyRequest  # noqa: Y015
+
+@_typing.final
+class PutSendingPolicyResponse(_message.Message):
+    """See PutSendingPolicy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def policy(self) -> Global___SendingPolicy:
+        """As saved."""
+
+    def __init__(
+        self,
+        *,
+        policy: Global___SendingPolicy | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutSendingPolicyResponse: _TypeAlias = PutSendingPolicyResponse  # noqa: Y015
+
+@_typing.final
+class Erasure(_message.Message):
+    """A profile to erase."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROFILE_ID_FIELD_NUMBER: _builtins.int
+    ERASE_TIME_FIELD_NUMBER: _builtins.int
+    profile_id: _builtins.str
+    """Whom. Required."""
+    @_builtins.property
+    def erase_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was erased. Required."""
+
+    def __init__(
+        self,
+        *,
+        profile_id: _builtins.str = ...,
+        erase_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["erase_time", b"erase_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erase_time", b"erase_time", "profile_id", b"profile_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Erasure: _TypeAlias = Erasure  # noqa: Y015
+
+@_typing.final
+class EraseProfilesRequest(_message.Message):
+    """See EraseProfiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERASURES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def erasures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Erasure]:
+        """1 to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        erasures: _abc.Iterable[Global___Erasure] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erasures", b"erasures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseProfilesRequest: _TypeAlias = EraseProfilesRequest  # noqa: Y015
+
+@_typing.final
+class EraseProfilesResponse(_message.Message):
+    """See EraseProfiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
+    REMOVALS_FIELD_NUMBER: _builtins.int
+    withdrawn: _builtins.int
+    """How many deliveries were withdrawn."""
+    removals: _builtins.int
+    """How many removals from audiences were asked for."""
+    def __init__(
+        self,
+        *,
+        withdrawn: _builtins.int = ...,
+        removals: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removals", b"removals", "withdrawn", b"withdrawn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EraseProfilesResponse: _TypeAlias = EraseProfilesResponse  # noqa: Y015
 
 @_typing.final
 class Receipt(_message.Message):

@@ -55,6 +55,26 @@ class ActivationServiceStub:
                 request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListDeliveriesRequest.SerializeToString,
                 response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListDeliveriesResponse.FromString,
                 _registered_method=True)
+        self.WatchDeliveries = channel.unary_stream(
+                '/cairn.api.activation.v1.ActivationService/WatchDeliveries',
+                request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.WatchDeliveriesRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.WatchDeliveriesResponse.FromString,
+                _registered_method=True)
+        self.RetryDelivery = channel.unary_unary(
+                '/cairn.api.activation.v1.ActivationService/RetryDelivery',
+                request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.RetryDeliveryRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.RetryDeliveryResponse.FromString,
+                _registered_method=True)
+        self.ResolveDelivery = channel.unary_unary(
+                '/cairn.api.activation.v1.ActivationService/ResolveDelivery',
+                request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ResolveDeliveryRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ResolveDeliveryResponse.FromString,
+                _registered_method=True)
+        self.ReportFeedback = channel.unary_unary(
+                '/cairn.api.activation.v1.ActivationService/ReportFeedback',
+                request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ReportFeedbackRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ReportFeedbackResponse.FromString,
+                _registered_method=True)
         self.PutConnection = channel.unary_unary(
                 '/cairn.api.activation.v1.ActivationService/PutConnection',
                 request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PutConnectionRequest.SerializeToString,
@@ -75,6 +95,21 @@ class ActivationServiceStub:
                 request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.DeleteConnectionRequest.SerializeToString,
                 response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.DeleteConnectionResponse.FromString,
                 _registered_method=True)
+        self.TestConnection = channel.unary_unary(
+                '/cairn.api.activation.v1.ActivationService/TestConnection',
+                request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.TestConnectionRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.TestConnectionResponse.FromString,
+                _registered_method=True)
+        self.SendTest = channel.unary_unary(
+                '/cairn.api.activation.v1.ActivationService/SendTest',
+                request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.SendTestRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.SendTestResponse.FromString,
+                _registered_method=True)
+        self.ListAudienceMembers = channel.unary_unary(
+                '/cairn.api.activation.v1.ActivationService/ListAudienceMembers',
+                request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListAudienceMembersRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListAudienceMembersResponse.FromString,
+                _registered_method=True)
         self.PutTemplate = channel.unary_unary(
                 '/cairn.api.activation.v1.ActivationService/PutTemplate',
                 request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PutTemplateRequest.SerializeToString,
@@ -90,6 +125,16 @@ class ActivationServiceStub:
                 request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListTemplatesRequest.SerializeToString,
                 response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListTemplatesResponse.FromString,
                 _registered_method=True)
+        self.ListTemplateVersions = channel.unary_unary(
+                '/cairn.api.activation.v1.ActivationService/ListTemplateVersions',
+                request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListTemplateVersionsRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListTemplateVersionsResponse.FromString,
+                _registered_method=True)
+        self.PreviewTemplate = channel.unary_unary(
+                '/cairn.api.activation.v1.ActivationService/PreviewTemplate',
+                request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PreviewTemplateRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PreviewTemplateResponse.FromString,
+                _registered_method=True)
         self.DeleteTemplate = channel.unary_unary(
                 '/cairn.api.activation.v1.ActivationService/DeleteTemplate',
                 request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.DeleteTemplateRequest.SerializeToString,
@@ -99,6 +144,46 @@ class ActivationServiceStub:
                 '/cairn.api.activation.v1.ActivationService/CheckDestinations',
                 request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.CheckDestinationsRequest.SerializeToString,
                 response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.CheckDestinationsResponse.FromString,
+                _registered_method=True)
+        self.PutSuppressions = channel.unary_unary(
+                '/cairn.api.activation.v1.ActivationService/PutSuppressions',
+                request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PutSuppressionsRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PutSuppressionsResponse.FromString,
+                _registered_method=True)
+        self.ListSuppressions = channel.unary_unary(
+                '/cairn.api.activation.v1.ActivationService/ListSuppressions',
+                request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListSuppressionsRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListSuppressionsResponse.FromString,
+                _registered_method=True)
+        self.DeleteSuppression = channel.unary_unary(
+                '/cairn.api.activation.v1.ActivationService/DeleteSuppression',
+                request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.DeleteSuppressionRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.DeleteSuppressionResponse.FromString,
+                _registered_method=True)
+        self.SetConsents = channel.unary_unary(
+                '/cairn.api.activation.v1.ActivationService/SetConsents',
+                request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.SetConsentsRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.SetConsentsResponse.FromString,
+                _registered_method=True)
+        self.GetConsents = channel.unary_unary(
+                '/cairn.api.activation.v1.ActivationService/GetConsents',
+                request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.GetConsentsRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.GetConsentsResponse.FromString,
+                _registered_method=True)
+        self.GetSendingPolicy = channel.unary_unary(
+                '/cairn.api.activation.v1.ActivationService/GetSendingPolicy',
+                request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.GetSendingPolicyRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.GetSendingPolicyResponse.FromString,
+                _registered_method=True)
+        self.PutSendingPolicy = channel.unary_unary(
+                '/cairn.api.activation.v1.ActivationService/PutSendingPolicy',
+                request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PutSendingPolicyRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PutSendingPolicyResponse.FromString,
+                _registered_method=True)
+        self.EraseProfiles = channel.unary_unary(
+                '/cairn.api.activation.v1.ActivationService/EraseProfiles',
+                request_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.EraseProfilesRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.EraseProfilesResponse.FromString,
                 _registered_method=True)
 
 
@@ -134,6 +219,35 @@ class ActivationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchDeliveries(self, request, context):
+        """Deliveries as they change, from now on; several changes within a moment may be told as the last of them. Ends only with the call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryDelivery(self, request, context):
+        """Sends a delivery again that is FAILED, REFUSED or UNKNOWN: a human's decision. NOT_FOUND; FAILED_PRECONDITION in another state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResolveDelivery(self, request, context):
+        """Says what became of a delivery that is UNKNOWN. NOT_FOUND; FAILED_PRECONDITION in another state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportFeedback(self, request, context):
+        """Takes what destinations tell of deliveries: hard bounces and complaints suppress in the same transaction. Idempotent by
+        `provider` and `event_id`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PutConnection(self, request, context):
         """Creates a connection or replaces it. INVALID_ARGUMENT with every violation; ABORTED when the etag is stale.
         """
@@ -162,15 +276,36 @@ class ActivationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TestConnection(self, request, context):
+        """Speaks to a connection's destination without sending anything. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SendTest(self, request, context):
+        """Sends one message at once, past the ledger and its guard, marked as a test. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAudienceMembers(self, request, context):
+        """Whom an audience should hold as far as this ledger put them there, a page at a time. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PutTemplate(self, request, context):
-        """Creates a template or replaces it. INVALID_ARGUMENT with every violation; ABORTED when the etag is stale.
+        """Creates a template or replaces it by a new version. INVALID_ARGUMENT with every violation; ABORTED when the etag is stale.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetTemplate(self, request, context):
-        """One template. NOT_FOUND.
+        """One template, its newest version or the one that the name has. NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,6 +313,20 @@ class ActivationServiceServicer:
 
     def ListTemplates(self, request, context):
         """Templates by name, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTemplateVersions(self, request, context):
+        """The versions of a template, newest first. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewTemplate(self, request, context):
+        """Renders a template, saved or not, for a context. INVALID_ARGUMENT with what is missing or wrong, by part.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,6 +342,63 @@ class ActivationServiceServicer:
     def CheckDestinations(self, request, context):
         """Tells what is wrong with destinations that journeys name: a connection or a template that does not exist, a template
         missing where the channel needs one, an action where there is none. Publishing a journey asks this.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutSuppressions(self, request, context):
+        """Suppresses addresses. One that is suppressed already stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSuppressions(self, request, context):
+        """Suppressions, newest first, a page at a time; or those of one address.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSuppression(self, request, context):
+        """Lifts the suppression of an address. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetConsents(self, request, context):
+        """Writes what profiles have consented to.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConsents(self, request, context):
+        """What one profile has consented to; empty when nothing is known.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSendingPolicy(self, request, context):
+        """The rules that hold for all connections.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutSendingPolicy(self, request, context):
+        """Replaces the rules that hold for all connections. INVALID_ARGUMENT with every violation; ABORTED when the etag is stale.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseProfiles(self, request, context):
+        """Erases what is known of profiles: pending deliveries are withdrawn, personal data goes, suppressions keep a keyed hash,
+        audiences are asked to remove. What was asked for before `erase_time` is refused from then on. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -221,6 +427,26 @@ def add_ActivationServiceServicer_to_server(servicer, server):
                     request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListDeliveriesRequest.FromString,
                     response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListDeliveriesResponse.SerializeToString,
             ),
+            'WatchDeliveries': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchDeliveries,
+                    request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.WatchDeliveriesRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.WatchDeliveriesResponse.SerializeToString,
+            ),
+            'RetryDelivery': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryDelivery,
+                    request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.RetryDeliveryRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.RetryDeliveryResponse.SerializeToString,
+            ),
+            'ResolveDelivery': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveDelivery,
+                    request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ResolveDeliveryRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ResolveDeliveryResponse.SerializeToString,
+            ),
+            'ReportFeedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportFeedback,
+                    request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ReportFeedbackRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ReportFeedbackResponse.SerializeToString,
+            ),
             'PutConnection': grpc.unary_unary_rpc_method_handler(
                     servicer.PutConnection,
                     request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PutConnectionRequest.FromString,
@@ -241,6 +467,21 @@ def add_ActivationServiceServicer_to_server(servicer, server):
                     request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.DeleteConnectionRequest.FromString,
                     response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.DeleteConnectionResponse.SerializeToString,
             ),
+            'TestConnection': grpc.unary_unary_rpc_method_handler(
+                    servicer.TestConnection,
+                    request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.TestConnectionRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.TestConnectionResponse.SerializeToString,
+            ),
+            'SendTest': grpc.unary_unary_rpc_method_handler(
+                    servicer.SendTest,
+                    request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.SendTestRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.SendTestResponse.SerializeToString,
+            ),
+            'ListAudienceMembers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAudienceMembers,
+                    request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListAudienceMembersRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListAudienceMembersResponse.SerializeToString,
+            ),
             'PutTemplate': grpc.unary_unary_rpc_method_handler(
                     servicer.PutTemplate,
                     request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PutTemplateRequest.FromString,
@@ -256,6 +497,16 @@ def add_ActivationServiceServicer_to_server(servicer, server):
                     request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListTemplatesRequest.FromString,
                     response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListTemplatesResponse.SerializeToString,
             ),
+            'ListTemplateVersions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTemplateVersions,
+                    request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListTemplateVersionsRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListTemplateVersionsResponse.SerializeToString,
+            ),
+            'PreviewTemplate': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewTemplate,
+                    request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PreviewTemplateRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PreviewTemplateResponse.SerializeToString,
+            ),
             'DeleteTemplate': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteTemplate,
                     request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.DeleteTemplateRequest.FromString,
@@ -265,6 +516,46 @@ def add_ActivationServiceServicer_to_server(servicer, server):
                     servicer.CheckDestinations,
                     request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.CheckDestinationsRequest.FromString,
                     response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.CheckDestinationsResponse.SerializeToString,
+            ),
+            'PutSuppressions': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutSuppressions,
+                    request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PutSuppressionsRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PutSuppressionsResponse.SerializeToString,
+            ),
+            'ListSuppressions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSuppressions,
+                    request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListSuppressionsRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListSuppressionsResponse.SerializeToString,
+            ),
+            'DeleteSuppression': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSuppression,
+                    request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.DeleteSuppressionRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.DeleteSuppressionResponse.SerializeToString,
+            ),
+            'SetConsents': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetConsents,
+                    request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.SetConsentsRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.SetConsentsResponse.SerializeToString,
+            ),
+            'GetConsents': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConsents,
+                    request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.GetConsentsRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.GetConsentsResponse.SerializeToString,
+            ),
+            'GetSendingPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSendingPolicy,
+                    request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.GetSendingPolicyRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.GetSendingPolicyResponse.SerializeToString,
+            ),
+            'PutSendingPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutSendingPolicy,
+                    request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PutSendingPolicyRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PutSendingPolicyResponse.SerializeToString,
+            ),
+            'EraseProfiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseProfiles,
+                    request_deserializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.EraseProfilesRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.EraseProfilesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -387,6 +678,114 @@ class ActivationService:
             _registered_method=True)
 
     @staticmethod
+    def WatchDeliveries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cairn.api.activation.v1.ActivationService/WatchDeliveries',
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.WatchDeliveriesRequest.SerializeToString,
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.WatchDeliveriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryDelivery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.activation.v1.ActivationService/RetryDelivery',
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.RetryDeliveryRequest.SerializeToString,
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.RetryDeliveryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveDelivery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.activation.v1.ActivationService/ResolveDelivery',
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ResolveDeliveryRequest.SerializeToString,
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ResolveDeliveryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportFeedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.activation.v1.ActivationService/ReportFeedback',
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ReportFeedbackRequest.SerializeToString,
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ReportFeedbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def PutConnection(request,
             target,
             options=(),
@@ -495,6 +894,87 @@ class ActivationService:
             _registered_method=True)
 
     @staticmethod
+    def TestConnection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.activation.v1.ActivationService/TestConnection',
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.TestConnectionRequest.SerializeToString,
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.TestConnectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SendTest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.activation.v1.ActivationService/SendTest',
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.SendTestRequest.SerializeToString,
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.SendTestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAudienceMembers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.activation.v1.ActivationService/ListAudienceMembers',
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListAudienceMembersRequest.SerializeToString,
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListAudienceMembersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def PutTemplate(request,
             target,
             options=(),
@@ -576,6 +1056,60 @@ class ActivationService:
             _registered_method=True)
 
     @staticmethod
+    def ListTemplateVersions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.activation.v1.ActivationService/ListTemplateVersions',
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListTemplateVersionsRequest.SerializeToString,
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListTemplateVersionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewTemplate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.activation.v1.ActivationService/PreviewTemplate',
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PreviewTemplateRequest.SerializeToString,
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PreviewTemplateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteTemplate(request,
             target,
             options=(),
@@ -619,6 +1153,222 @@ class ActivationService:
             '/cairn.api.activation.v1.ActivationService/CheckDestinations',
             cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.CheckDestinationsRequest.SerializeToString,
             cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.CheckDestinationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutSuppressions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.activation.v1.ActivationService/PutSuppressions',
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PutSuppressionsRequest.SerializeToString,
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PutSuppressionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSuppressions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.activation.v1.ActivationService/ListSuppressions',
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListSuppressionsRequest.SerializeToString,
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.ListSuppressionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSuppression(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.activation.v1.ActivationService/DeleteSuppression',
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.DeleteSuppressionRequest.SerializeToString,
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.DeleteSuppressionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetConsents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.activation.v1.ActivationService/SetConsents',
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.SetConsentsRequest.SerializeToString,
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.SetConsentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConsents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.activation.v1.ActivationService/GetConsents',
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.GetConsentsRequest.SerializeToString,
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.GetConsentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSendingPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.activation.v1.ActivationService/GetSendingPolicy',
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.GetSendingPolicyRequest.SerializeToString,
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.GetSendingPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutSendingPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.activation.v1.ActivationService/PutSendingPolicy',
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PutSendingPolicyRequest.SerializeToString,
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.PutSendingPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseProfiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.activation.v1.ActivationService/EraseProfiles',
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.EraseProfilesRequest.SerializeToString,
+            cairn_dot_api_dot_activation_dot_v1_dot_activation__pb2.EraseProfilesResponse.FromString,
             options,
             channel_credentials,
             insecure,

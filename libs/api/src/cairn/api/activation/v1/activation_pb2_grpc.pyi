@@ -41,6 +41,16 @@ class ActivationServiceStub:
     """One delivery. NOT_FOUND."""
     ListDeliveries: _grpc.UnaryUnaryMultiCallable[_activation_pb2.ListDeliveriesRequest, _activation_pb2.ListDeliveriesResponse]
     """Deliveries, newest first, a page at a time."""
+    WatchDeliveries: _grpc.UnaryStreamMultiCallable[_activation_pb2.WatchDeliveriesRequest, _activation_pb2.WatchDeliveriesResponse]
+    """Deliveries as they change, from now on; several changes within a moment may be told as the last of them. Ends only with the call."""
+    RetryDelivery: _grpc.UnaryUnaryMultiCallable[_activation_pb2.RetryDeliveryRequest, _activation_pb2.RetryDeliveryResponse]
+    """Sends a delivery again that is FAILED, REFUSED or UNKNOWN: a human's decision. NOT_FOUND; FAILED_PRECONDITION in another state."""
+    ResolveDelivery: _grpc.UnaryUnaryMultiCallable[_activation_pb2.ResolveDeliveryRequest, _activation_pb2.ResolveDeliveryResponse]
+    """Says what became of a delivery that is UNKNOWN. NOT_FOUND; FAILED_PRECONDITION in another state."""
+    ReportFeedback: _grpc.UnaryUnaryMultiCallable[_activation_pb2.ReportFeedbackRequest, _activation_pb2.ReportFeedbackResponse]
+    """Takes what destinations tell of deliveries: hard bounces and complaints suppress in the same transaction. Idempotent by
+    `provider` and `event_id`.
+    """
     PutConnection: _grpc.UnaryUnaryMultiCallable[_activation_pb2.PutConnectionRequest, _activation_pb2.PutConnectionResponse]
     """Creates a connection or replaces it. INVALID_ARGUMENT with every violation; ABORTED when the etag is stale."""
     GetConnection: _grpc.UnaryUnaryMultiCallable[_activation_pb2.GetConnectionRequest, _activation_pb2.GetConnectionResponse]
@@ -49,17 +59,45 @@ class ActivationServiceStub:
     """Connections by name, a page at a time."""
     DeleteConnection: _grpc.UnaryUnaryMultiCallable[_activation_pb2.DeleteConnectionRequest, _activation_pb2.DeleteConnectionResponse]
     """Removes a connection. What is pending on it fails. NOT_FOUND."""
+    TestConnection: _grpc.UnaryUnaryMultiCallable[_activation_pb2.TestConnectionRequest, _activation_pb2.TestConnectionResponse]
+    """Speaks to a connection's destination without sending anything. NOT_FOUND."""
+    SendTest: _grpc.UnaryUnaryMultiCallable[_activation_pb2.SendTestRequest, _activation_pb2.SendTestResponse]
+    """Sends one message at once, past the ledger and its guard, marked as a test. NOT_FOUND."""
+    ListAudienceMembers: _grpc.UnaryUnaryMultiCallable[_activation_pb2.ListAudienceMembersRequest, _activation_pb2.ListAudienceMembersResponse]
+    """Whom an audience should hold as far as this ledger put them there, a page at a time. NOT_FOUND."""
     PutTemplate: _grpc.UnaryUnaryMultiCallable[_activation_pb2.PutTemplateRequest, _activation_pb2.PutTemplateResponse]
-    """Creates a template or replaces it. INVALID_ARGUMENT with every violation; ABORTED when the etag is stale."""
+    """Creates a template or replaces it by a new version. INVALID_ARGUMENT with every violation; ABORTED when the etag is stale."""
     GetTemplate: _grpc.UnaryUnaryMultiCallable[_activation_pb2.GetTemplateRequest, _activation_pb2.GetTemplateResponse]
-    """One template. NOT_FOUND."""
+    """One template, its newest version or the one that the name has. NOT_FOUND."""
     ListTemplates: _grpc.UnaryUnaryMultiCallable[_activation_pb2.ListTemplatesRequest, _activation_pb2.ListTemplatesResponse]
     """Templates by name, a page at a time."""
+    ListTemplateVersions: _grpc.UnaryUnaryMultiCallable[_activation_pb2.ListTemplateVersionsRequest, _activation_pb2.ListTemplateVersionsResponse]
+    """The versions of a template, newest first. NOT_FOUND."""
+    PreviewTemplate: _grpc.UnaryUnaryMultiCallable[_activation_pb2.PreviewTemplateRequest, _activation_pb2.PreviewTemplateResponse]
+    """Renders a template, saved or not, for a context. INVALID_ARGUMENT with what is missing or wrong, by part."""
     DeleteTemplate: _grpc.UnaryUnaryMultiCallable[_activation_pb2.DeleteTemplateRequest, _activation_pb2.DeleteTemplateResponse]
     """Removes a template. What is pending with it fails. NOT_FOUND."""
     CheckDestinations: _grpc.UnaryUnaryMultiCallable[_activation_pb2.CheckDestinationsRequest, _activation_pb2.CheckDestinationsResponse]
     """Tells what is wrong with destinations that journeys name: a connection or a template that does not exist, a template
     missing where the channel needs one, an action where there is none. Publishing a journey asks this.
+    """
+    PutSuppressions: _grpc.UnaryUnaryMultiCallable[_activation_pb2.PutSuppressionsRequest, _activation_pb2.PutSuppressionsResponse]
+    """Suppresses addresses. One that is suppressed already stays as it is."""
+    ListSuppressions: _grpc.UnaryUnaryMultiCallable[_activation_pb2.ListSuppressionsRequest, _activation_pb2.ListSuppressionsResponse]
+    """Suppressions, newest first, a page at a time; or those of one address."""
+    DeleteSuppression: _grpc.UnaryUnaryMultiCallable[_activation_pb2.DeleteSuppressionRequest, _activation_pb2.DeleteSuppressionResponse]
+    """Lifts the suppression of an address. NOT_FOUND."""
+    SetConsents: _grpc.UnaryUnaryMultiCallable[_activation_pb2.SetConsentsRequest, _activation_pb2.SetConsentsResponse]
+    """Writes what profiles have consented to."""
+    GetConsents: _grpc.UnaryUnaryMultiCallable[_activation_pb2.GetConsentsRequest, _activation_pb2.GetConsentsResponse]
+    """What one profile has consented to; empty when nothing is known."""
+    GetSendingPolicy: _grpc.UnaryUnaryMultiCallable[_activation_pb2.GetSendingPolicyRequest, _activation_pb2.GetSendingPolicyResponse]
+    """The rules that hold for all connections."""
+    PutSendingPolicy: _grpc.UnaryUnaryMultiCallable[_activation_pb2.PutSendingPolicyRequest, _activation_pb2.PutSendingPolicyResponse]
+    """Replaces the rules that hold for all connections. INVALID_ARGUMENT with every violation; ABORTED when the etag is stale."""
+    EraseProfiles: _grpc.UnaryUnaryMultiCallable[_activation_pb2.EraseProfilesRequest, _activation_pb2.EraseProfilesResponse]
+    """Erases what is known of profiles: pending deliveries are withdrawn, personal data goes, suppressions keep a keyed hash,
+    audiences are asked to remove. What was asked for before `erase_time` is refused from then on. Idempotent.
     """
 
 @_typing.type_check_only
@@ -75,6 +113,16 @@ class ActivationServiceAsyncStub(ActivationServiceStub):
     """One delivery. NOT_FOUND."""
     ListDeliveries: _aio.UnaryUnaryMultiCallable[_activation_pb2.ListDeliveriesRequest, _activation_pb2.ListDeliveriesResponse]  # type: ignore[assignment]
     """Deliveries, newest first, a page at a time."""
+    WatchDeliveries: _aio.UnaryStreamMultiCallable[_activation_pb2.WatchDeliveriesRequest, _activation_pb2.WatchDeliveriesResponse]  # type: ignore[assignment]
+    """Deliveries as they change, from now on; several changes within a moment may be told as the last of them. Ends only with the call."""
+    RetryDelivery: _aio.UnaryUnaryMultiCallable[_activation_pb2.RetryDeliveryRequest, _activation_pb2.RetryDeliveryResponse]  # type: ignore[assignment]
+    """Sends a delivery again that is FAILED, REFUSED or UNKNOWN: a human's decision. NOT_FOUND; FAILED_PRECONDITION in another state."""
+    ResolveDelivery: _aio.UnaryUnaryMultiCallable[_activation_pb2.ResolveDeliveryRequest, _activation_pb2.ResolveDeliveryResponse]  # type: ignore[assignment]
+    """Says what became of a delivery that is UNKNOWN. NOT_FOUND; FAILED_PRECONDITION in another state."""
+    ReportFeedback: _aio.UnaryUnaryMultiCallable[_activation_pb2.ReportFeedbackRequest, _activation_pb2.ReportFeedbackResponse]  # type: ignore[assignment]
+    """Takes what destinations tell of deliveries: hard bounces and complaints suppress in the same transaction. Idempotent by
+    `provider` and `event_id`.
+    """
     PutConnection: _aio.UnaryUnaryMultiCallable[_activation_pb2.PutConnectionRequest, _activation_pb2.PutConnectionResponse]  # type: ignore[assignment]
     """Creates a connection or replaces it. INVALID_ARGUMENT with every violation; ABORTED when the etag is stale."""
     GetConnection: _aio.UnaryUnaryMultiCallable[_activation_pb2.GetConnectionRequest, _activation_pb2.GetConnectionResponse]  # type: ignore[assignment]
@@ -83,17 +131,45 @@ class ActivationServiceAsyncStub(ActivationServiceStub):
     """Connections by name, a page at a time."""
     DeleteConnection: _aio.UnaryUnaryMultiCallable[_activation_pb2.DeleteConnectionRequest, _activation_pb2.DeleteConnectionResponse]  # type: ignore[assignment]
     """Removes a connection. What is pending on it fails. NOT_FOUND."""
+    TestConnection: _aio.UnaryUnaryMultiCallable[_activation_pb2.TestConnectionRequest, _activation_pb2.TestConnectionResponse]  # type: ignore[assignment]
+    """Speaks to a connection's destination without sending anything. NOT_FOUND."""
+    SendTest: _aio.UnaryUnaryMultiCallable[_activation_pb2.SendTestRequest, _activation_pb2.SendTestResponse]  # type: ignore[assignment]
+    """Sends one message at once, past the ledger and its guard, marked as a test. NOT_FOUND."""
+    ListAudienceMembers: _aio.UnaryUnaryMultiCallable[_activation_pb2.ListAudienceMembersRequest, _activation_pb2.ListAudienceMembersResponse]  # type: ignore[assignment]
+    """Whom an audience should hold as far as this ledger put them there, a page at a time. NOT_FOUND."""
     PutTemplate: _aio.UnaryUnaryMultiCallable[_activation_pb2.PutTemplateRequest, _activation_pb2.PutTemplateResponse]  # type: ignore[assignment]
-    """Creates a template or replaces it. INVALID_ARGUMENT with every violation; ABORTED when the etag is stale."""
+    """Creates a template or replaces it by a new version. INVALID_ARGUMENT with every violation; ABORTED when the etag is stale."""
     GetTemplate: _aio.UnaryUnaryMultiCallable[_activation_pb2.GetTemplateRequest, _activation_pb2.GetTemplateResponse]  # type: ignore[assignment]
-    """One template. NOT_FOUND."""
+    """One template, its newest version or the one that the name has. NOT_FOUND."""
     ListTemplates: _aio.UnaryUnaryMultiCallable[_activation_pb2.ListTemplatesRequest, _activation_pb2.ListTemplatesResponse]  # type: ignore[assignment]
     """Templates by name, a page at a time."""
+    ListTemplateVersions: _aio.UnaryUnaryMultiCallable[_activation_pb2.ListTemplateVersionsRequest, _activation_pb2.ListTemplateVersionsResponse]  # type: ignore[assignment]
+    """The versions of a template, newest first. NOT_FOUND."""
+    PreviewTemplate: _aio.UnaryUnaryMultiCallable[_activation_pb2.PreviewTemplateRequest, _activation_pb2.PreviewTemplateResponse]  # type: ignore[assignment]
+    """Renders a template, saved or not, for a context. INVALID_ARGUMENT with what is missing or wrong, by part."""
     DeleteTemplate: _aio.UnaryUnaryMultiCallable[_activation_pb2.DeleteTemplateRequest, _activation_pb2.DeleteTemplateResponse]  # type: ignore[assignment]
     """Removes a template. What is pending with it fails. NOT_FOUND."""
     CheckDestinations: _aio.UnaryUnaryMultiCallable[_activation_pb2.CheckDestinationsRequest, _activation_pb2.CheckDestinationsResponse]  # type: ignore[assignment]
     """Tells what is wrong with destinations that journeys name: a connection or a template that does not exist, a template
     missing where the channel needs one, an action where there is none. Publishing a journey asks this.
+    """
+    PutSuppressions: _aio.UnaryUnaryMultiCallable[_activation_pb2.PutSuppressionsRequest, _activation_pb2.PutSuppressionsResponse]  # type: ignore[assignment]
+    """Suppresses addresses. One that is suppressed already stays as it is."""
+    ListSuppressions: _aio.UnaryUnaryMultiCallable[_activation_pb2.ListSuppressionsRequest, _activation_pb2.ListSuppressionsResponse]  # type: ignore[assignment]
+    """Suppressions, newest first, a page at a time; or those of one address."""
+    DeleteSuppression: _aio.UnaryUnaryMultiCallable[_activation_pb2.DeleteSuppressionRequest, _activation_pb2.DeleteSuppressionResponse]  # type: ignore[assignment]
+    """Lifts the suppression of an address. NOT_FOUND."""
+    SetConsents: _aio.UnaryUnaryMultiCallable[_activation_pb2.SetConsentsRequest, _activation_pb2.SetConsentsResponse]  # type: ignore[assignment]
+    """Writes what profiles have consented to."""
+    GetConsents: _aio.UnaryUnaryMultiCallable[_activation_pb2.GetConsentsRequest, _activation_pb2.GetConsentsResponse]  # type: ignore[assignment]
+    """What one profile has consented to; empty when nothing is known."""
+    GetSendingPolicy: _aio.UnaryUnaryMultiCallable[_activation_pb2.GetSendingPolicyRequest, _activation_pb2.GetSendingPolicyResponse]  # type: ignore[assignment]
+    """The rules that hold for all connections."""
+    PutSendingPolicy: _aio.UnaryUnaryMultiCallable[_activation_pb2.PutSendingPolicyRequest, _activation_pb2.PutSendingPolicyResponse]  # type: ignore[assignment]
+    """Replaces the rules that hold for all connections. INVALID_ARGUMENT with every violation; ABORTED when the etag is stale."""
+    EraseProfiles: _aio.UnaryUnaryMultiCallable[_activation_pb2.EraseProfilesRequest, _activation_pb2.EraseProfilesResponse]  # type: ignore[assignment]
+    """Erases what is known of profiles: pending deliveries are withdrawn, personal data goes, suppressions keep a keyed hash,
+    audiences are asked to remove. What was asked for before `erase_time` is refused from then on. Idempotent.
     """
 
 class ActivationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -132,6 +208,40 @@ class ActivationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Deliveries, newest first, a page at a time."""
 
     @_abc_1.abstractmethod
+    def WatchDeliveries(
+        self,
+        request: _activation_pb2.WatchDeliveriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_activation_pb2.WatchDeliveriesResponse], _abc.AsyncIterator[_activation_pb2.WatchDeliveriesResponse]]:
+        """Deliveries as they change, from now on; several changes within a moment may be told as the last of them. Ends only with the call."""
+
+    @_abc_1.abstractmethod
+    def RetryDelivery(
+        self,
+        request: _activation_pb2.RetryDeliveryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activation_pb2.RetryDeliveryResponse, _abc.Awaitable[_activation_pb2.RetryDeliveryResponse]]:
+        """Sends a delivery again that is FAILED, REFUSED or UNKNOWN: a human's decision. NOT_FOUND; FAILED_PRECONDITION in another state."""
+
+    @_abc_1.abstractmethod
+    def ResolveDelivery(
+        self,
+        request: _activation_pb2.ResolveDeliveryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activation_pb2.ResolveDeliveryResponse, _abc.Awaitable[_activation_pb2.ResolveDeliveryResponse]]:
+        """Says what became of a delivery that is UNKNOWN. NOT_FOUND; FAILED_PRECONDITION in another state."""
+
+    @_abc_1.abstractmethod
+    def ReportFeedback(
+        self,
+        request: _activation_pb2.ReportFeedbackRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activation_pb2.ReportFeedbackResponse, _abc.Awaitable[_activation_pb2.ReportFeedbackResponse]]:
+        """Takes what destinations tell of deliveries: hard bounces and complaints suppress in the same transaction. Idempotent by
+        `provider` and `event_id`.
+        """
+
+    @_abc_1.abstractmethod
     def PutConnection(
         self,
         request: _activation_pb2.PutConnectionRequest,
@@ -164,12 +274,36 @@ class ActivationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Removes a connection. What is pending on it fails. NOT_FOUND."""
 
     @_abc_1.abstractmethod
+    def TestConnection(
+        self,
+        request: _activation_pb2.TestConnectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activation_pb2.TestConnectionResponse, _abc.Awaitable[_activation_pb2.TestConnectionResponse]]:
+        """Speaks to a connection's destination without sending anything. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def SendTest(
+        self,
+        request: _activation_pb2.SendTestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activation_pb2.SendTestResponse, _abc.Awaitable[_activation_pb2.SendTestResponse]]:
+        """Sends one message at once, past the ledger and its guard, marked as a test. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListAudienceMembers(
+        self,
+        request: _activation_pb2.ListAudienceMembersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activation_pb2.ListAudienceMembersResponse, _abc.Awaitable[_activation_pb2.ListAudienceMembersResponse]]:
+        """Whom an audience should hold as far as this ledger put them there, a page at a time. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
     def PutTemplate(
         self,
         request: _activation_pb2.PutTemplateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_activation_pb2.PutTemplateResponse, _abc.Awaitable[_activation_pb2.PutTemplateResponse]]:
-        """Creates a template or replaces it. INVALID_ARGUMENT with every violation; ABORTED when the etag is stale."""
+        """Creates a template or replaces it by a new version. INVALID_ARGUMENT with every violation; ABORTED when the etag is stale."""
 
     @_abc_1.abstractmethod
     def GetTemplate(
@@ -177,7 +311,7 @@ class ActivationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _activation_pb2.GetTemplateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_activation_pb2.GetTemplateResponse, _abc.Awaitable[_activation_pb2.GetTemplateResponse]]:
-        """One template. NOT_FOUND."""
+        """One template, its newest version or the one that the name has. NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def ListTemplates(
@@ -186,6 +320,22 @@ class ActivationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_activation_pb2.ListTemplatesResponse, _abc.Awaitable[_activation_pb2.ListTemplatesResponse]]:
         """Templates by name, a page at a time."""
+
+    @_abc_1.abstractmethod
+    def ListTemplateVersions(
+        self,
+        request: _activation_pb2.ListTemplateVersionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activation_pb2.ListTemplateVersionsResponse, _abc.Awaitable[_activation_pb2.ListTemplateVersionsResponse]]:
+        """The versions of a template, newest first. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def PreviewTemplate(
+        self,
+        request: _activation_pb2.PreviewTemplateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activation_pb2.PreviewTemplateResponse, _abc.Awaitable[_activation_pb2.PreviewTemplateResponse]]:
+        """Renders a template, saved or not, for a context. INVALID_ARGUMENT with what is missing or wrong, by part."""
 
     @_abc_1.abstractmethod
     def DeleteTemplate(
@@ -203,6 +353,72 @@ class ActivationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_activation_pb2.CheckDestinationsResponse, _abc.Awaitable[_activation_pb2.CheckDestinationsResponse]]:
         """Tells what is wrong with destinations that journeys name: a connection or a template that does not exist, a template
         missing where the channel needs one, an action where there is none. Publishing a journey asks this.
+        """
+
+    @_abc_1.abstractmethod
+    def PutSuppressions(
+        self,
+        request: _activation_pb2.PutSuppressionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activation_pb2.PutSuppressionsResponse, _abc.Awaitable[_activation_pb2.PutSuppressionsResponse]]:
+        """Suppresses addresses. One that is suppressed already stays as it is."""
+
+    @_abc_1.abstractmethod
+    def ListSuppressions(
+        self,
+        request: _activation_pb2.ListSuppressionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activation_pb2.ListSuppressionsResponse, _abc.Awaitable[_activation_pb2.ListSuppressionsResponse]]:
+        """Suppressions, newest first, a page at a time; or those of one address."""
+
+    @_abc_1.abstractmethod
+    def DeleteSuppression(
+        self,
+        request: _activation_pb2.DeleteSuppressionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activation_pb2.DeleteSuppressionResponse, _abc.Awaitable[_activation_pb2.DeleteSuppressionResponse]]:
+        """Lifts the suppression of an address. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def SetConsents(
+        self,
+        request: _activation_pb2.SetConsentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activation_pb2.SetConsentsResponse, _abc.Awaitable[_activation_pb2.SetConsentsResponse]]:
+        """Writes what profiles have consented to."""
+
+    @_abc_1.abstractmethod
+    def GetConsents(
+        self,
+        request: _activation_pb2.GetConsentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activation_pb2.GetConsentsResponse, _abc.Awaitable[_activation_pb2.GetConsentsResponse]]:
+        """What one profile has consented to; empty when nothing is known."""
+
+    @_abc_1.abstractmethod
+    def GetSendingPolicy(
+        self,
+        request: _activation_pb2.GetSendingPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activation_pb2.GetSendingPolicyResponse, _abc.Awaitable[_activation_pb2.GetSendingPolicyResponse]]:
+        """The rules that hold for all connections."""
+
+    @_abc_1.abstractmethod
+    def PutSendingPolicy(
+        self,
+        request: _activation_pb2.PutSendingPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activation_pb2.PutSendingPolicyResponse, _abc.Awaitable[_activation_pb2.PutSendingPolicyResponse]]:
+        """Replaces the rules that hold for all connections. INVALID_ARGUMENT with every violation; ABORTED when the etag is stale."""
+
+    @_abc_1.abstractmethod
+    def EraseProfiles(
+        self,
+        request: _activation_pb2.EraseProfilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_activation_pb2.EraseProfilesResponse, _abc.Awaitable[_activation_pb2.EraseProfilesResponse]]:
+        """Erases what is known of profiles: pending deliveries are withdrawn, personal data goes, suppressions keep a keyed hash,
+        audiences are asked to remove. What was asked for before `erase_time` is refused from then on. Idempotent.
         """
 
 def add_ActivationServiceServicer_to_server(servicer: ActivationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -233,6 +233,34 @@ WEEKDAY_SUN: Weekday.ValueType  # 7
 """Sunday."""
 Global___Weekday: _TypeAlias = Weekday  # noqa: Y015
 
+class _AudienceUntil:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AudienceUntilEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AudienceUntil.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUDIENCE_UNTIL_UNSPECIFIED: _AudienceUntil.ValueType  # 0
+    """Not given: NEVER."""
+    AUDIENCE_UNTIL_NEVER: _AudienceUntil.ValueType  # 1
+    """Never."""
+    AUDIENCE_UNTIL_EXIT: _AudienceUntil.ValueType  # 2
+    """When the enrollment ends, in whatever way."""
+    AUDIENCE_UNTIL_GOAL: _AudienceUntil.ValueType  # 3
+    """When the enrollment ends because its goal was achieved."""
+
+class AudienceUntil(_AudienceUntil, metaclass=_AudienceUntilEnumTypeWrapper):
+    """When an audience lets go of a profile that an enrollment added."""
+
+AUDIENCE_UNTIL_UNSPECIFIED: AudienceUntil.ValueType  # 0
+"""Not given: NEVER."""
+AUDIENCE_UNTIL_NEVER: AudienceUntil.ValueType  # 1
+"""Never."""
+AUDIENCE_UNTIL_EXIT: AudienceUntil.ValueType  # 2
+"""When the enrollment ends, in whatever way."""
+AUDIENCE_UNTIL_GOAL: AudienceUntil.ValueType  # 3
+"""When the enrollment ends because its goal was achieved."""
+Global___AudienceUntil: _TypeAlias = AudienceUntil  # noqa: Y015
+
 class _AudienceAction:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -963,22 +991,26 @@ class Activation(_message.Message):
     CHANNEL_FIELD_NUMBER: _builtins.int
     TEMPLATE_FIELD_NUMBER: _builtins.int
     ACTION_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
     channel: _builtins.str
     """The connection's resource name, `connections/{id}`, or its id alone. Required."""
     template: _builtins.str
     """The template's resource name, `templates/{id}`, or its id alone. Required for e-mail."""
     action: Global___AudienceAction.ValueType
     """For an audience, whether the profile is added or removed. Required there, refused elsewhere when published."""
+    until: Global___AudienceUntil.ValueType
+    """With ADD, whether the profile is removed again when its enrollment ends. Default: NEVER."""
     def __init__(
         self,
         *,
         channel: _builtins.str = ...,
         template: _builtins.str = ...,
         action: Global___AudienceAction.ValueType = ...,
+        until: Global___AudienceUntil.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "channel", b"channel", "template", b"template"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "channel", b"channel", "template", b"template", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -82,6 +82,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The connection that an activation names does not exist. Refused alone, by its index."""
     ERROR_REASON_TEMPLATE_UNKNOWN: _ErrorReason.ValueType  # 42
     """The template that an activation names does not exist. Refused alone, by its index."""
+    ERROR_REASON_PROFILE_ERASED: _ErrorReason.ValueType  # 43
+    """The profile was erased after this was asked for. Nothing is done; only UpsertProfiles makes the profile anew."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call, or one item of a batch, was refused. In a failed call the reason stands in
@@ -148,4 +150,6 @@ ERROR_REASON_CONNECTION_UNKNOWN: ErrorReason.ValueType  # 41
 """The connection that an activation names does not exist. Refused alone, by its index."""
 ERROR_REASON_TEMPLATE_UNKNOWN: ErrorReason.ValueType  # 42
 """The template that an activation names does not exist. Refused alone, by its index."""
+ERROR_REASON_PROFILE_ERASED: ErrorReason.ValueType  # 43
+"""The profile was erased after this was asked for. Nothing is done; only UpsertProfiles makes the profile anew."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

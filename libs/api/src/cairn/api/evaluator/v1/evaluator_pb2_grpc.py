@@ -50,6 +50,11 @@ class EvaluatorServiceStub:
                 request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.UpsertProfilesRequest.SerializeToString,
                 response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.UpsertProfilesResponse.FromString,
                 _registered_method=True)
+        self.EraseProfiles = channel.unary_unary(
+                '/cairn.api.evaluator.v1.EvaluatorService/EraseProfiles',
+                request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.EraseProfilesRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.EraseProfilesResponse.FromString,
+                _registered_method=True)
         self.GetProfile = channel.unary_unary(
                 '/cairn.api.evaluator.v1.EvaluatorService/GetProfile',
                 request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.GetProfileRequest.SerializeToString,
@@ -110,6 +115,15 @@ class EvaluatorServiceServicer:
 
     def UpsertProfiles(self, request, context):
         """Describes profiles. Durable, and acted on, when the call returns; each is checked alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EraseProfiles(self, request, context):
+        """Erases profiles: attributes, behavior, enrollments, timers and history go, pending activations are withdrawn, audiences are asked
+        to remove. A keyed hash stays, so that neither a late event nor a late effect brings one back; only UpsertProfiles makes it anew.
+        Durable when answered; the other services follow. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,6 +197,11 @@ def add_EvaluatorServiceServicer_to_server(servicer, server):
                     servicer.UpsertProfiles,
                     request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.UpsertProfilesRequest.FromString,
                     response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.UpsertProfilesResponse.SerializeToString,
+            ),
+            'EraseProfiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.EraseProfiles,
+                    request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.EraseProfilesRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.EraseProfilesResponse.SerializeToString,
             ),
             'GetProfile': grpc.unary_unary_rpc_method_handler(
                     servicer.GetProfile,
@@ -302,6 +321,33 @@ class EvaluatorService:
             '/cairn.api.evaluator.v1.EvaluatorService/UpsertProfiles',
             cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.UpsertProfilesRequest.SerializeToString,
             cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.UpsertProfilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EraseProfiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.evaluator.v1.EvaluatorService/EraseProfiles',
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.EraseProfilesRequest.SerializeToString,
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.EraseProfilesResponse.FromString,
             options,
             channel_credentials,
             insecure,

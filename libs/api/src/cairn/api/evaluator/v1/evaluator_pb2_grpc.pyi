@@ -44,6 +44,11 @@ class EvaluatorServiceStub:
     """
     UpsertProfiles: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.UpsertProfilesRequest, _evaluator_pb2.UpsertProfilesResponse]
     """Describes profiles. Durable, and acted on, when the call returns; each is checked alone."""
+    EraseProfiles: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.EraseProfilesRequest, _evaluator_pb2.EraseProfilesResponse]
+    """Erases profiles: attributes, behavior, enrollments, timers and history go, pending activations are withdrawn, audiences are asked
+    to remove. A keyed hash stays, so that neither a late event nor a late effect brings one back; only UpsertProfiles makes it anew.
+    Durable when answered; the other services follow. Idempotent.
+    """
     GetProfile: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.GetProfileRequest, _evaluator_pb2.GetProfileResponse]
     """One profile. NOT_FOUND."""
     GetEnrollment: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.GetEnrollmentRequest, _evaluator_pb2.GetEnrollmentResponse]
@@ -79,6 +84,11 @@ class EvaluatorServiceAsyncStub(EvaluatorServiceStub):
     """
     UpsertProfiles: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.UpsertProfilesRequest, _evaluator_pb2.UpsertProfilesResponse]  # type: ignore[assignment]
     """Describes profiles. Durable, and acted on, when the call returns; each is checked alone."""
+    EraseProfiles: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.EraseProfilesRequest, _evaluator_pb2.EraseProfilesResponse]  # type: ignore[assignment]
+    """Erases profiles: attributes, behavior, enrollments, timers and history go, pending activations are withdrawn, audiences are asked
+    to remove. A keyed hash stays, so that neither a late event nor a late effect brings one back; only UpsertProfiles makes it anew.
+    Durable when answered; the other services follow. Idempotent.
+    """
     GetProfile: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.GetProfileRequest, _evaluator_pb2.GetProfileResponse]  # type: ignore[assignment]
     """One profile. NOT_FOUND."""
     GetEnrollment: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.GetEnrollmentRequest, _evaluator_pb2.GetEnrollmentResponse]  # type: ignore[assignment]
@@ -129,6 +139,17 @@ class EvaluatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_evaluator_pb2.UpsertProfilesResponse, _abc.Awaitable[_evaluator_pb2.UpsertProfilesResponse]]:
         """Describes profiles. Durable, and acted on, when the call returns; each is checked alone."""
+
+    @_abc_1.abstractmethod
+    def EraseProfiles(
+        self,
+        request: _evaluator_pb2.EraseProfilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluator_pb2.EraseProfilesResponse, _abc.Awaitable[_evaluator_pb2.EraseProfilesResponse]]:
+        """Erases profiles: attributes, behavior, enrollments, timers and history go, pending activations are withdrawn, audiences are asked
+        to remove. A keyed hash stays, so that neither a late event nor a late effect brings one back; only UpsertProfiles makes it anew.
+        Durable when answered; the other services follow. Idempotent.
+        """
 
     @_abc_1.abstractmethod
     def GetProfile(

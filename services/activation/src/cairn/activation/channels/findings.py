@@ -1,0 +1,80 @@
+"""Owns what is found wrong in a connection or a template: each violation with its field, all of them at once."""
+
+import re
+
+from cairn.activation.secrets import MissingSecretError, Secrets
+from cairn.activation.wire import parse_id
+from cairn.runtime.auth import is_loopback
+from cairn.runtime.errors import FieldViolation
+
+MAX_TEXT = 256
+"""Most characters of a short text in a connection."""
+
+_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
+_HEADER_BREAKS = frozenset("\r\n\0")
+
+
+class Findings:
+    """Violations below a root field, "connection" or "template"."""
+
+    def __init__(self, root: str, secrets: Secrets | None = None) -> None:
+        self._root = root
+        self._secrets = secrets
+        self.violations: list[FieldViolation] = []
+
+    def add(self, field: str, description: str) -> None:
+        """Something is wrong with a field, named from the root."""
+        self.violations.append(FieldViolation(f"{self._root}.{field}", description))
+
+    def resource_name(self, kind: str, name: str) -> None:
+        """It has to be `kind/ID`, or the id alone."""
+        if not parse_id(kind, name):
+            self.add("name", f"write {kind}/ID, the id of lower-case letters, digits and dashes")
+
+    def secret(self, field: str, name: str, *, required: bool = False) -> None:
+        """It has to name a secret that there is."""
+        if not name:
+            if required:
+                self.add(field, "is required: the name of the secret")
+            return
+        if self._secrets is None:
+            return
+        try:
+            self._secrets.read(name)
+        except MissingSecretError as error:
+            self.add(field, str(error))
+
+    def short_text(self, field: str, text: str) -> None:
+        """It has to be one line that is not long."""
+        if len(text) > MAX_TEXT or not _HEADER_BREAKS.isdisjoint(text):
+            self.add(field, f"is one line of at most {MAX_TEXT} characters")
+
+    def matches(self, field: str, text: str, pattern: re.Pattern[str], description: str) -> None:
+        """It has to match all of a pattern."""
+        if not pattern.fullmatch(text):
+            self.add(field, description)
+
+    def base_url(self, field: str, url: str) -> None:
+        """It has to be where an API is, or empty: https, or http on this machine's loopback."""
+        if not url:
+            return
+        if not _URL.fullmatch(url):
+            self.add(field, "is an http or https address, with the API's version where it has one")
+        elif url.startswith("http://"):
+            host = url.removeprefix("http://").partition("/")[0]
+            if not is_loopback(host.rpartition(":")[0] if host.rpartition(":")[1] else host):
+                self.add(field, "would send secrets in the clear; use https")
+
+    def identifiers(self, field: str, chosen: dict[str, str], known: frozenset[str]) -> None:
+        """Each has to be an identifier that the platform knows, and name an attribute of the profile."""
+        for identifier, attribute in sorted(chosen.items()):
+            place = f"{field}[{identifier[:40]}]"
+            if identifier not in known:
+                self.add(place, f"is unknown; there are {', '.join(sorted(known))}")
+            if not 1 <= len(attribute) <= MAX_TEXT:
+                self.add(place, "needs the name of a profile attribute")
+
+    def pool_size(self, field: str, size: int, most: int) -> None:
+        """It has to be a number of things that go side by side; 0 is the default."""
+        if not 0 <= size <= most:
+            self.add(field, f"is {size}; 1 to {most} go side by side")

@@ -391,13 +391,23 @@ async def overload(play: Play) -> Figures:
 
 
 class MailStandIn:
-    """A mail server as a process, which notes when each message had arrived."""
+    """A mail server as a process, which notes when each message had arrived; its `options` are those of its command."""
+
+    def __init__(self, *options: str) -> None:
+        self._options = options
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="cairn-bench-mail-")
         self.folder = Path(self._folder.name)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cairn.testing.mail_server", "--port", "0", "--mailbox", str(self.folder)],
+            [
+                sys.executable,
+                "-m",
+                "cairn.testing.mail_server",
+                "--mailbox",
+                str(self.folder),
+                *self._options,
+            ],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -454,7 +464,9 @@ async def latency(play: Play) -> Figures:
         }
 
 
-WORKLOADS: Mapping[str, Callable[[Play], Awaitable[Figures]]] = {
+Workload = Callable[[Play], Awaitable[Figures]]
+
+WORKLOADS: Mapping[str, Workload] = {
     "carts": carts,
     "spread": spread,
     "burst": burst,

@@ -22,10 +22,14 @@ _HOST = "127.0.0.1"
 class Mailbox:
     """Stores each message; aiosmtpd calls it."""
 
-    def __init__(self, folder: Path, *, fail_first: int = 0, slow_s: float = 0.0) -> None:
+    def __init__(
+        self, folder: Path, *, fail_first: int = 0, slow_s: float = 0.0, index_only: bool = False
+    ) -> None:
         self._folder = folder
         self._fail_next = fail_first
         self._slow_s = slow_s
+        self._index_only = index_only
+        self._index = (folder / INDEX).open("a", encoding="utf-8", buffering=1)
         self._count = len(list(folder.glob("*.eml")))
 
     async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
@@ -42,9 +46,10 @@ class Mailbox:
     def _keep(self, envelope: Envelope, content: bytes) -> None:
         self._count += 1
         name = f"{self._count:06d}.eml"
-        unfinished = self._folder / f".{name}"
-        unfinished.write_bytes(content)
-        os.replace(unfinished, self._folder / name)
+        if not self._index_only:
+            unfinished = self._folder / f".{name}"
+            unfinished.write_bytes(content)
+            os.replace(unfinished, self._folder / name)
         entry = {
             "time": format_time(now_us()),
             "from": envelope.mail_from,
@@ -53,8 +58,7 @@ class Mailbox:
             "activation": _header(content, b"x-cairn-activation"),
             "file": name,
         }
-        with (self._folder / INDEX).open("a", encoding="utf-8") as index:
-            index.write(json.dumps(entry) + "\n")
+        self._index.write(json.dumps(entry) + "\n")
 
 
 def read_index(folder: Path) -> list[dict[str, Any]]:
@@ -112,9 +116,17 @@ def main() -> None:
     parser.add_argument(
         "--slow", type=float, default=0.0, metavar="SECONDS", help="wait between a message and its 250"
     )
+    parser.add_argument(
+        "--index-only", action="store_true", help="keep a line for each message, and not the messages"
+    )
     arguments = parser.parse_args()
     arguments.mailbox.mkdir(parents=True, exist_ok=True)
-    mailbox = Mailbox(arguments.mailbox, fail_first=arguments.fail_first, slow_s=arguments.slow)
+    mailbox = Mailbox(
+        arguments.mailbox,
+        fail_first=arguments.fail_first,
+        slow_s=arguments.slow,
+        index_only=arguments.index_only,
+    )
     server = MailServer(mailbox, arguments.port)
     run_standin(server.start, server.stop)
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from activation_workloads import ACTIVATION_WORKLOADS, prepare_secrets
+from activation_workloads import ACTIVATION_WORKLOADS, secrets
 from meters import PeakMemory
 from rich.console import Console
 from rich.table import Table
@@ -90,7 +90,7 @@ def run_workload(name: str, scale: float, console: Console) -> Figures:
     with (
         tempfile.TemporaryDirectory(prefix="cairn-bench-", ignore_cleanup_errors=True) as folder,
         console.status(f"{name}: starting the suite") as status,
-        Suite(log_dir=Path(folder)) as suite,
+        Suite(log_dir=Path(folder), environment={"activation": secrets()}) as suite,
     ):
 
         async def play() -> Figures:
@@ -165,7 +165,6 @@ def main() -> int:
     names = [name for name in arguments.only.split(",") if name] or list(ALL)
     if unknown := [name for name in names if name not in ALL]:
         parser.error(f"{unknown[0]} is no workload; there are {', '.join(ALL)}")
-    prepare_secrets()
     console = Console()
     about, workloads = machine(), {}
     for number, name in enumerate(names, 1):

@@ -2,26 +2,23 @@
 
 import json
 import os
-import select
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from command import CAIRN, Run, Up, documents
 
 from cairn.cli.main import cli
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "deploy" / "examples"
-CAIRN = (sys.executable, "-m", "cairn.cli.main")
-READY_SECONDS = 120.0
 ANSWER_SECONDS = 30.0
-
-Run = Callable[..., Result]
 
 LOG_JOURNEY = """\
 connection: {name: log, log: {}}
@@ -36,39 +33,6 @@ stages:
       - activation: {channel: log}
       - wait: {duration: 24d}
 """
-
-
-class Up:
-    """`cairn up` as a process, ready when made."""
-
-    def __init__(self, data: Path, *options: str) -> None:
-        self.process = subprocess.Popen(
-            [*CAIRN, "up", "--data", str(data), "--free-ports", "--json", *options],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        readable, _, _ = select.select([self.process.stdout], [], [], READY_SECONDS)
-        line = self.process.stdout.readline() if readable else ""
-        assert line, self.stop()
-        self.document: dict[str, Any] = json.loads(line)
-
-    def pid(self, service: str) -> int:
-        return int(self.document["services"][service]["pid"])
-
-    def environment(self) -> dict[str, str]:
-        services = self.document["services"]
-        addresses = {f"CAIRN_{name.upper()}_ADDRESS": each["address"] for name, each in services.items()}
-        return {**os.environ, **addresses}
-
-    def stop(self, number: signal.Signals = signal.SIGINT) -> tuple[int, str]:
-        self.process.send_signal(number)
-        return self.wait()
-
-    def wait(self) -> tuple[int, str]:
-        _, told = self.process.communicate(timeout=READY_SECONDS)
-        return self.process.returncode, told
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +60,6 @@ def applied(run: Run) -> list[dict[str, Any]]:
     done = run("apply", *files, "--json")
     assert done.exit_code == 0, done.stderr
     return documents(done)
-
-
-def documents(done: Result) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def is_gone(pid: int) -> bool:
@@ -224,6 +184,15 @@ def test_what_does_not_exist_is_named(run: Run, arguments: tuple[str, ...], says
     assert done.stderr.startswith("cairn: ")
     assert done.stderr.count("\n") == 1
     assert says in done.stderr
+
+
+def test_the_public_server_is_where_up_says(suite: Up) -> None:
+    public = suite.document["services"]["activation"]["public"]
+    assert [name for name, each in suite.document["services"].items() if "public" in each] == ["activation"]
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{public}/u/forged", timeout=ANSWER_SECONDS)
+    with refused.value as answer:
+        assert answer.code == 404
 
 
 def test_refused_events_are_listed_by_line(run: Run) -> None:

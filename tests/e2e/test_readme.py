@@ -68,6 +68,8 @@ def test_every_grpcurl_line_runs(environment: dict[str, str]) -> None:
     ingested = next(told[line] for line in LINES if "IngestEvents" in line)
     assert '"accepted": 1' in ingested
     assert "refusals" not in ingested
+    assert "Hello Cleo" in next(told[line] for line in LINES if "PreviewTemplate" in line)
+    assert "zoe@example.com" in next(told[line] for line in LINES if "ListSuppressions" in line)
     timeline = next(told[line] for line in LINES if "GetTimeline" in line)
     assert "TRANSITION_KIND_ENTERED" in timeline
     assert "journeys/greet/versions/1" in next(told[line] for line in LINES if "ListEnrollments" in line)
@@ -80,8 +82,15 @@ def test_the_journey_it_shows_is_the_example() -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+    links = re.findall(r"\]\(([^)#]+)(?:#([^)]+))?\)", README)
+    assert links
+    for target, anchor in links:
         assert (ROOT / target).exists(), target
+        if anchor:
+            heads = re.findall(r"^#+ (.+)$", (ROOT / target).read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads}, (
+                anchor
+            )
 
 
 def test_every_make_target_it_names_exists() -> None:

@@ -16,7 +16,8 @@ from reference_world import Event
 
 from cairn.journey.dispatch import Dispatched
 from cairn.journey.dues import next_due_us
-from cairn.journey.plan import Plan
+from cairn.journey.model import AudienceAction, AudienceUntil
+from cairn.journey.plan import ActivateInstruction, Plan
 from cairn.journey.state import Kind, RequestActivation, Transition, WithdrawActivation
 
 ENDS = {
@@ -105,6 +106,40 @@ def check_life(life: list[Transition], core: CorePlayer) -> None:
     stops = [each.step for each in life if each.kind in (Kind.WAIT_ENDED, Kind.WAIT_CANCELED)]
     assert starts[: len(stops)] == stops, "a wait ends as one of those that began"
     assert len(starts) - len(stops) in (0, 1)
+
+
+@examples(100)
+@given(cases(EVENTFUL))
+def test_an_audience_lets_go_of_whom_it_was_given(case: Case) -> None:
+    """Each addition has one removal once its enrollment has ended, if that end is one that it waits for, and none before."""
+    core = CorePlayer(case)
+    tell_or_skip(case, core)
+    ends = {each.enrollment_id: each for each in core.transitions if each.kind in ENDS}
+    removals = {
+        each.activation_id: each for _, each in core.requested if each.activation_id.endswith(".remove")
+    }
+    assert len({each.activation_id for _, each in core.requested}) == len(core.requested), (
+        "none is asked for twice"
+    )
+    for standing_id, added in core.requested:
+        if added.activation_id.endswith(".remove"):
+            continue
+        plan = core.journeys[standing_id.partition("/")[0]].plans[added.version]
+        until = next(
+            each.until
+            for each in plan.program
+            if isinstance(each, ActivateInstruction) and each.step_id == added.step_id
+        )
+        end = ends.get(added.enrollment_id)
+        lets_go = end is not None and (
+            until is AudienceUntil.EXIT or (until is AudienceUntil.GOAL and end.kind is Kind.GOAL_ACHIEVED)
+        )
+        removal = removals.pop(f"{added.activation_id}.remove", None)
+        assert (removal is not None) == lets_go
+        if removal is not None and end is not None:
+            assert (removal.channel, removal.action) == (added.channel, AudienceAction.REMOVE)
+            assert added.request_us <= removal.request_us == end.time_us
+    assert removals == {}, "nothing is removed that was not added"
 
 
 @examples(60)

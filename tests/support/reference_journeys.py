@@ -168,7 +168,11 @@ def _step(draw: st.DrawFn, shape: Shape, depth: int) -> Json:
     inner = _steps(shape, depth + 1)
     match kind:
         case "activation":
-            return {"activation": {"channel": "email", "template": draw(st.sampled_from(("t", "u")))}}
+            if draw(weighted(mail=3, audience=2)) == "mail":
+                return {"activation": {"channel": "email", "template": draw(st.sampled_from(("t", "u")))}}
+            made = {"channel": draw(st.sampled_from(("ads", "more"))), "action": "ADD"}
+            until = draw(st.sampled_from(("EXIT", "EXIT", "GOAL", "NEVER", "")))
+            return {"activation": {**made, "until": until} if until else made}
         case "duration":
             return {"wait": {"duration": draw(st.sampled_from(DURATIONS))}}
         case "until":
@@ -364,7 +368,9 @@ PREFIXES = {
     "mode": "REENTRY_MODE_",
     "while_active": "WHILE_ACTIVE_",
     "weekdays": "WEEKDAY_",
+    "action": "AUDIENCE_ACTION_",
 }
+UNTIL = ("EXIT", "GOAL", "NEVER")
 
 
 def _as_protobuf_json(value: Any, name: str = "") -> Any:
@@ -375,6 +381,8 @@ def _as_protobuf_json(value: Any, name: str = "") -> Any:
             return [_as_protobuf_json(each, name) for each in value]
         case str() if name in ("duration", "timeout", "stale", "cooldown"):
             return f"{int(value.removesuffix('h')) * 3600}s"
+        case str() if name == "until" and value in UNTIL:
+            return f"AUDIENCE_UNTIL_{value}"
         case _:
             return PREFIXES[name] + value if name in PREFIXES else value
 

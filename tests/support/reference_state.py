@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from reference_world import Event
 
 from cairn.journey.model import (
+    Activation,
     Decision,
     ExitCriterion,
     Experiment,
@@ -56,6 +57,7 @@ class Sent(NamedTuple):
     attributes: Mapping[str, Any]
     entry: str | None
     latest: str | None
+    time_zone: str
 
 
 class Hand(NamedTuple):
@@ -93,6 +95,7 @@ class Life:
     until_us: int = 0
     rest_us: int = 0
     pending: list[str] = field(default_factory=list)
+    added: list[tuple[int, Step, Activation]] = field(default_factory=list)
     held: Event | None = None
 
     @property

@@ -97,7 +97,7 @@ class Steps:
             case WaitUntil(moment_us=moment_us):
                 life.until_us = max(life.now_us, moment_us)
             case WaitUntilTime(minute=minute, weekdays=weekdays):
-                zone = self.world.time_zone or life.model.time_zone
+                zone = self.world.time_zone or life.model.time_zone or "UTC"
                 life.until_us = first_time_of_day(life.now_us, zone, minute, weekdays)
         life.state = "waiting"
         self.tell(standing, life, "WAIT_STARTED", hand, step.step_id, {"until": written(life.until_us)})
@@ -139,14 +139,30 @@ class Steps:
     def send(self, standing: Standing, life: Life, step: Step, made: Activation, hand: Hand) -> None:
         life.pending.append(step.step_id)
         self.tell(standing, life, "ACTIVATION_REQUESTED", hand, step.step_id, {"channel": made.channel})
-        stage = life.model.stages[life.stage].name
+        self.hand_over(standing, life, life.stage, step, made, int(made.action))
+        if made.until.name != "NEVER":
+            life.added.append((life.stage, step, made))
+
+    def hand_over(
+        self, standing: Standing, life: Life, stage: int, step: Step, made: Activation, action: int
+    ) -> None:
+        name = life.model.stages[stage].name
+        zone = self.world.time_zone or life.model.time_zone
         entry, latest = (each.event_id if each else None for each in (life.entry, life.latest))
         self.sent.append(
             Sent(
-                standing.name, life.number, life.now_us, life.version.number, stage, step.step_id, made.channel,
-                made.template, int(made.action), dict(self.world.attributes), entry, latest,
+                standing.name, life.number, life.now_us, life.version.number, name, step.step_id, made.channel,
+                made.template, action, dict(self.world.attributes), entry, latest, zone,
             )
         )  # fmt: skip
+
+    def let_go(self, standing: Standing, life: Life, kind: str, hand: Hand) -> None:
+        """Audiences that the enrollment added the profile to remove it: at any end, or when it ends by its goal."""
+        for stage, step, made in life.added:
+            if made.until.name == "EXIT" or kind == "GOAL_ACHIEVED":
+                detail = {"channel": made.channel, "action": "REMOVE"}
+                self.tell(standing, life, "ACTIVATION_REQUESTED", hand, step.step_id, detail, stage=stage)
+                self.hand_over(standing, life, stage, step, made, 2)
 
     def rest(self, standing: Standing, life: Life, step: str, hand: Hand) -> None:
         life.state, life.rest_us, life.todo = "resting", life.now_us, []
@@ -177,6 +193,7 @@ class Steps:
         detail: Detail | None = None,
         step: str = "",
     ) -> None:
+        self.let_go(standing, life, kind, hand)
         self.tell(standing, life, kind, hand, step, detail)
         standing.life = None
 

@@ -40,6 +40,7 @@ def story_of_core(player: CorePlayer) -> Story:
         Sent(
             standing_id, 0, each.request_us, each.version, each.stage, each.step_id, each.channel, each.template,
             int(each.action), dict(each.attributes), _event_id(each.entry), _event_id(each.latest),
+            each.time_zone,
         )
         for standing_id, each in player.requested
     ]  # fmt: skip

@@ -62,6 +62,7 @@ ENVIRONMENT: Final = {
         "CAIRN_ACTIVATION_DRAIN_SECONDS": "1",
         "CAIRN_ACTIVATION_ATTEMPTS_BUDGET": "100",
         "CAIRN_ACTIVATION_RETRY_CAP_SECONDS": "2",
+        "CAIRN_SECRET_ENGINE": "token",
     },
 }
 """What the suite has to be started with: an event may be a month old, and what nobody takes is tried on and on."""
@@ -79,6 +80,8 @@ _BEAT_US: Final = 200_000
 _PATIENCE_S: Final = 20.0
 _HELD: Final = "-held"
 _NOBODY: Final = "has(profile.nobody_has_this)"
+_AUDIENCE: Final = "-lets-go"
+_SECRET: Final = "engine"
 _ADDRESS: Final = "address_of_the_engine"
 
 
@@ -193,7 +196,9 @@ class Script:
             detail = dict(each.detail)
             for name in ("journey", "channel"):
                 if isinstance(detail.get(name), str):
-                    detail[name] = detail[name].replace(prefix, "", 1).removesuffix(_HELD)
+                    detail[name] = (
+                        detail[name].replace(prefix, "", 1).removesuffix(_HELD).removesuffix(_AUDIENCE)
+                    )
             if "late_seconds" in detail:
                 detail["late_seconds"] -= shift_us / SECOND_US
             own = msgspec.structs.replace(
@@ -267,7 +272,17 @@ class ServiceEngine:
         activations = [each for script in scripts for each in _activations(script)]
         for channel in sorted({each.channel for each in activations}):
             connection = activation_pb2.Connection(name=channel.removeprefix("connections/"))
-            if channel.endswith(_HELD):
+            if channel.removesuffix(_HELD).endswith(_AUDIENCE):
+                # Nobody listens there either. It fails at once for who has no address, whom it can't tell an audience of.
+                connection.meta_audience.CopyFrom(
+                    activation_pb2.MetaAudienceConnection(
+                        audience_id="1",
+                        access_token_secret=_SECRET,
+                        base_url="http://127.0.0.1:1",
+                        identifiers={"EMAIL": _ADDRESS},
+                    )
+                )
+            elif channel.endswith(_HELD):
                 # Nobody listens there, so that no receipt comes while a case is played.
                 connection.smtp.CopyFrom(
                     activation_pb2.SmtpConnection(
@@ -812,10 +827,15 @@ def _renamed(text: str, tag: str, is_held: bool) -> Iterator[dict[str, Any]]:
             if isinstance(each, journey_pb2.JumpTarget | journey_pb2.Jump):
                 each.journey = f"{tag}-{each.journey.rpartition('/')[2]}"
             if isinstance(each, journey_pb2.Activation):
-                # The log takes no action; what is held goes by mail.
-                each.action = journey_pb2.AUDIENCE_ACTION_UNSPECIFIED
+                # The log takes no action; what is held goes by mail. Only who has to let go has to be an audience.
+                is_audience = each.until in (journey_pb2.AUDIENCE_UNTIL_EXIT, journey_pb2.AUDIENCE_UNTIL_GOAL)
+                if is_audience:
+                    each.channel += _AUDIENCE
+                else:
+                    each.action = journey_pb2.AUDIENCE_ACTION_UNSPECIFIED
                 if is_held:
                     each.channel += _HELD
+                if is_held and not is_audience:
                     each.template = each.template or "held"
             for name, criteria in list(_criteria(each)):
                 setattr(each, name, _renamed_criteria(criteria, tag))

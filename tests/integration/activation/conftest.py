@@ -203,6 +203,7 @@ def _environment(dsn: str, sink: Sink, settings: dict[str, object]) -> dict[str,
         "postgres_dsn": dsn,
         "postgres_role": role_of("activation"),
         "evaluator_address": f"127.0.0.1:{sink.port}",
+        "definition_address": "",
         "log_format": "JSON",
         "retry_base_seconds": 0.2,
         "retry_cap_seconds": 0.5,
@@ -320,6 +321,25 @@ class MetaPlatform(StandIn):
                 assert response.status == 200
 
 
+@dataclass
+class SnsPlatform(StandIn):
+    """Amazon SNS, as far as it signs."""
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def sign(self, **fields: Any) -> dict[str, Any]:
+        url = f"http://{self.host}/_sign"
+        async with aiohttp.ClientSession() as session, session.post(url, json=fields) as response:
+            return await response.json()
+
+    async def counts(self) -> dict[str, int]:
+        url = f"http://{self.host}/_state"
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            return (await response.json())["counts"]
+
+
 async def _stand_in(module: str, *arguments: str) -> tuple[int, asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", f"cairn.testing.{module}", *arguments, stdout=asyncio.subprocess.PIPE
@@ -350,6 +370,13 @@ async def mail_server(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[M
 @pytest.fixture
 async def meta_platform() -> AsyncIterator[MetaPlatform]:
     platform = MetaPlatform(*await _stand_in("meta_platform", "--token", TOKEN, "--app-secret", APP_SECRET))
+    yield platform
+    await platform.stop()
+
+
+@pytest.fixture
+async def sns_platform() -> AsyncIterator[SnsPlatform]:
+    platform = SnsPlatform(*await _stand_in("sns_platform"))
     yield platform
     await platform.stop()
 

@@ -3,7 +3,11 @@
 import asyncio
 from collections import Counter
 
+from cairn.activation.channels import smtp
 from cairn.api.activation.v1 import activation_pb2 as pb
+
+MOST_IN_DOUBT = smtp._TURNS * smtp._MESSAGES_PER_CONNECTION * smtp.DEFAULT_POOL_SIZE
+"""What is past the point of no return when a process dies: two turns' batches."""
 
 
 async def test_killed_while_sending(
@@ -23,7 +27,7 @@ async def test_killed_while_sending(
     counts = Counter(states.values())
     in_doubt = {id_ for id_, state in states.items() if state == pb.DELIVERY_STATE_SENDING}
     assert counts[pb.DELIVERY_STATE_LEASED], "some batches wait for their turn"
-    assert 4 <= len(in_doubt) <= 32, "no more than two turns are past the point of no return"
+    assert 4 <= len(in_doubt) <= MOST_IN_DOUBT, "no more than two turns are past the point of no return"
     assert set(slow.activations()) <= in_doubt
     await slow.stop()
     await mail_server(port=slow.port)
@@ -73,7 +77,7 @@ async def test_killed_again_and_again_under_load(activation_process, make, mail_
     states = Counter(d.state for d in found.values())
     assert max(mails.values()) == 1
     assert set(states) <= {pb.DELIVERY_STATE_SENT, pb.DELIVERY_STATE_UNKNOWN}
-    assert states[pb.DELIVERY_STATE_UNKNOWN] <= 3 * 32
+    assert states[pb.DELIVERY_STATE_UNKNOWN] <= 3 * MOST_IN_DOUBT
     assert all(mails[id_] == 1 for id_, d in found.items() if d.state == pb.DELIVERY_STATE_SENT)
 
 
@@ -109,4 +113,4 @@ async def test_two_replicas_share_the_work_and_one_takes_over(
     mails = Counter(server.activations())
     assert max(mails.values()) == 1
     assert all(mails[id_] == 1 for id_, d in found.items() if d.state == pb.DELIVERY_STATE_SENT)
-    assert sum(d.state == pb.DELIVERY_STATE_UNKNOWN for d in found.values()) <= 32
+    assert sum(d.state == pb.DELIVERY_STATE_UNKNOWN for d in found.values()) <= MOST_IN_DOUBT

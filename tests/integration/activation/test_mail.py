@@ -64,7 +64,7 @@ BAD = {
     ),
     "two-lines": (
         {"profile": {"name": "x\ny", "email": "a@example.com"}},
-        "the subject has more than one line",
+        "subject: has more than one line",
     ),
     "no-object": ([1], "the activation's context is not a JSON object"),
 }

@@ -117,7 +117,7 @@ async def test_what_the_guard_stops_is_not_sent_where_nothing_leaves_the_house(
         return failed("stopped") if item.profile_id == "ada" else None
 
     monkeypatch.setattr("cairn.activation.operations.guard", stop)
-    monkeypatch.setattr("cairn.activation.lane.guard", stop)
+    monkeypatch.setattr("cairn.activation.courier.guard", stop)
     service = await activation()
     await service.put(make.log_connection())
     await service.activate(make.log("a1", "ada"), make.log("a2", "bob"))

@@ -5,24 +5,41 @@ from collections.abc import Mapping
 
 import pytest
 
-from cairn.activation import store, store_listing, store_receipts, store_work
+from cairn.activation import (
+    store,
+    store_erasure,
+    store_feedback,
+    store_listing,
+    store_moves,
+    store_people,
+    store_rates,
+    store_receipts,
+    store_work,
+)
 from cairn.postgres.pool import connect
 from cairn.postgres.roles import role_of
 
 STATEMENTS: Mapping[str, str] = {
     f"{module.__name__.rpartition('.')[2]}.{name}": value
-    for module in (store, store_work, store_receipts, store_listing)
+    for module in (
+        *(store, store_work, store_receipts, store_listing, store_moves, store_rates),
+        *(store_people, store_feedback, store_erasure),
+    )
     for name, value in vars(module).items()
     if re.fullmatch("_[A-Z_]+", name)
     and isinstance(value, str)
     and re.match(r"\s*(WITH|SELECT|INSERT|UPDATE|DELETE)\b", value)
 }
-NOT_OF_A_BUCKET = {"store._TELL", "store_listing._DROP_STRAYS"}
+NOT_OF_A_BUCKET = {
+    *("store._TELL", "store_listing._DROP_STRAYS", "store_rates._RESERVE"),
+    *("store_people._KEEP_KEYS", "store_people._READ_KEYS", "store_people._SUPPRESS", "store_people._LIFT"),
+    *("store_people._LIST_SUPPRESSIONS", "store_people._SUPPRESSIONS_OF", "store_erasure._HIDE_ADDRESSES"),
+}
 PARTS = re.compile(r"(?=\bINSERT INTO\b)")
 
 
 def test_the_statements_are_found() -> None:
-    assert len(STATEMENTS) >= 18
+    assert len(STATEMENTS) >= 24
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
@@ -54,10 +71,11 @@ async def test_the_bucket_comes_first_in_every_key_and_index(activation_dsn) -> 
     rows = await connection.fetch(
         """
         SELECT a.attname AS first FROM pg_index i
-        JOIN pg_class c ON c.oid = i.indrelid JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
+        JOIN pg_class c ON c.oid = i.indrelid
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
         WHERE c.relnamespace = 'activation'::regnamespace AND c.relname IN ('deliveries', 'receipts')
         """
     )
     await connection.close()
-    assert len(rows) == 6
+    assert len(rows) == 8
     assert {row["first"] for row in rows} == {"bucket"}

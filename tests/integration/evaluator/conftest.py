@@ -118,7 +118,10 @@ class Door:
 @pytest.fixture(scope="session")
 def evaluator_suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Suite, int]]:
     """The suite with the journeys of these tests, and the revision that serves them."""
-    quick = {"evaluator": {"CAIRN_EVALUATOR_DRAIN_SECONDS": "3"}}
+    quick = {
+        "evaluator": {"CAIRN_EVALUATOR_DRAIN_SECONDS": "3"},
+        "activation": {"CAIRN_SECRET_NOBODYS": "token"},
+    }
     with Suite(log_dir=tmp_path_factory.mktemp("logs"), speed=SPEED, environment=quick) as suite:
 
         async def publish() -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -16,16 +16,21 @@ from cairn.api.activation.v1.activation_pb2_grpc import (
     ActivationServiceServicer,
     add_ActivationServiceServicer_to_server,
 )
+from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
 from cairn.api.scheduler.v1 import scheduler_pb2
 from cairn.api.scheduler.v1.scheduler_pb2_grpc import (
     SchedulerServiceServicer,
     add_SchedulerServiceServicer_to_server,
 )
 from cairn.evaluator import relay as relay_module
-from cairn.evaluator import store
-from cairn.evaluator.peers import Activation, Scheduler
+from cairn.evaluator import store, store_erasure
+from cairn.evaluator.erasing import Eraser, ProfileHashes
+from cairn.evaluator.peers import Activation, Erasures, Scheduler
 from cairn.evaluator.relay import Relay
 from cairn.evaluator.store import Appendix, OutboxRow
+from cairn.evaluator.wire import Outgoing
+from cairn.journey.state import WithdrawActivation
+from cairn.postgres.bucket import bucket_of
 from cairn.postgres.migrations import load_migrations, migrate
 from cairn.postgres.pool import Pool, connect_pool
 from cairn.runtime.clock import now_us
@@ -40,8 +45,11 @@ class Receivers(SchedulerServiceServicer, ActivationServiceServicer):
 
     timers: list[str] = field(default_factory=list)
     activations: list[str] = field(default_factory=list)
+    erased: list[str] = field(default_factory=list)
     scheduler_is_away: bool = False
     activation_is_away: bool = False
+    erasure_has_to_wait: bool = False
+    refuses: Sequence["ErrorReason.ValueType"] = ()
 
     async def ScheduleTimers(self, request, context):  # noqa: N802 - named by the contract
         if self.scheduler_is_away:
@@ -53,7 +61,22 @@ class Receivers(SchedulerServiceServicer, ActivationServiceServicer):
         if self.activation_is_away:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "away")
         self.activations += [each.activation_id for each in request.activations]
-        return activation_pb2.ActivateResponse()
+        return activation_pb2.ActivateResponse(
+            refusals=[
+                activation_pb2.ActivationRefusal(index=index, reason=reason, message="no")
+                for index, reason in enumerate(self.refuses)
+            ]
+        )
+
+    async def Withdraw(self, request, context):  # noqa: N802 - named by the contract
+        self.erased += [f"withdraw {each.activation_id}" for each in request.withdrawals]
+        return activation_pb2.WithdrawResponse()
+
+    async def EraseProfiles(self, request, context):  # noqa: N802 - named by the contract
+        if self.erasure_has_to_wait:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "something is being sent")
+        self.erased += [f"erase {each.profile_id}" for each in request.erasures]
+        return activation_pb2.EraseProfilesResponse()
 
 
 @pytest.fixture
@@ -91,7 +114,9 @@ async def relay(pool: Pool, receivers: Receivers) -> AsyncIterator[Relay]:
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        relay = Relay(pool, WRITER, (Scheduler(channel, 5), Activation(channel, 5)), 2)
+        eraser = Eraser(pool, ProfileHashes(pool), WRITER)
+        destinations = (Scheduler(channel, 5), Activation(channel, 5), Erasures(channel, 5))
+        relay = Relay(pool, WRITER, destinations, 2, eraser)
         yield relay
         await relay.stop()
     await server.stop(0)
@@ -314,6 +339,73 @@ async def test_adopted_rows_reach_one_destination_while_the_other_is_away(
     await until(is_empty(pool), "the rows are gone")
     assert set(receivers.timers) == set(names(10))
     assert len(receivers.activations) == 10
+
+
+async def commit_erasure(pool: Pool, sequence: int, *, writer: int = WRITER) -> OutboxRow:
+    outgoing = Outgoing()
+    outgoing.add("ann", "cart", [WithdrawActivation(f"a{sequence}", 5, "erased")])
+    outgoing.erase("ann", 10)
+    made = outgoing.to_row(writer, sequence)
+    async with pool.acquire() as connection:
+        await store_erasure.erase_profiles(connection, 0, [], [], made, now_us())
+    return made
+
+
+async def test_an_erasure_that_has_to_wait_holds_nothing_else_up(relay, receivers, pool) -> None:
+    receivers.erasure_has_to_wait = True
+    await relay.start()
+    relay.send(0, await commit_erasure(pool, 1))
+    relay.send(0, await commit(pool, row(2, activates=True)))
+    await until(lambda: receivers.activations == ["a2"], "what is behind it has left")
+
+    async def only_the_erasure_waits() -> bool:
+        return await stored(pool) == 1
+
+    await until(only_the_erasure_waits, "its row stays")
+    assert receivers.erased[0] == "withdraw a1"
+    assert "erase ann" not in receivers.erased
+    receivers.erasure_has_to_wait = False
+    await drained(relay)
+    assert receivers.erased[-2:] == ["withdraw a1", "erase ann"]
+    assert await stored(pool) == 0
+
+
+async def test_the_erasures_of_a_writer_that_is_gone_are_adopted(relay, receivers, pool, monkeypatch) -> None:
+    monkeypatch.setattr(relay_module, "_SWEEP_SECONDS", 0.1)
+    receivers.erasure_has_to_wait = True
+    await commit_erasure(pool, 1, writer=5)
+    await commit(pool, row(2, writer=5, activates=True))
+    await relay.start()
+    await until(lambda: receivers.activations == ["a2"], "the others are not held up")
+    receivers.erasure_has_to_wait = False
+    await until(is_empty(pool), "all rows are gone")
+    assert receivers.erased[-2:] == ["withdraw a1", "erase ann"]
+
+
+async def test_what_is_refused_is_told_but_not_of_who_was_erased(relay, receivers, pool) -> None:
+    """By the reason, or because of a tombstone: an erased profile has no timeline."""
+    receivers.refuses = [
+        ErrorReason.ERROR_REASON_CONNECTION_UNKNOWN,
+        ErrorReason.ERROR_REASON_CONNECTION_UNKNOWN,
+        ErrorReason.ERROR_REASON_PROFILE_ERASED,
+    ]
+    bucket = bucket_of("ann", 2)
+    assert bucket_of("ben", 2) == bucket
+    await store_erasure.open_bucket(pool, bucket)
+    eraser = Eraser(pool, ProfileHashes(pool), WRITER)
+    await eraser.erase(bucket, 1, {"ben": 5})
+    asked = [
+        activation_pb2.Activation(activation_id=f"of {each}", profile_id=each)
+        for each in ("ann", "ben", "cat")
+    ]
+    made = OutboxRow(
+        WRITER, 2, activate=activation_pb2.ActivateRequest(activations=asked).SerializeToString()
+    )
+    await relay.start()
+    relay.send(bucket, await commit(pool, made, bucket=bucket))
+    await drained(relay)
+    rows = await pool.fetch("SELECT profile_id, kind FROM timeline")
+    assert [(each["profile_id"], each["kind"]) for each in rows] == [("ann", 3)]
 
 
 async def test_a_drain_waits_for_what_is_committed(relay, receivers, pool) -> None:

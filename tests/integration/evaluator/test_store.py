@@ -5,14 +5,15 @@ from collections.abc import Mapping
 
 import pytest
 
-from cairn.evaluator import store
+from cairn.evaluator import store, store_erasure
 
 STATEMENTS: Mapping[str, str] = {
     name: value
-    for name, value in vars(store).items()
+    for module in (store, store_erasure)
+    for name, value in vars(module).items()
     if name.startswith("_") and name[1:].isupper() and isinstance(value, str)
 }
-PER_PROFILE = ("profiles", "event_ids", "timeline", "outbox")
+PER_PROFILE = ("profiles", "event_ids", "timeline", "outbox", "tombstones")
 USE = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE)\s+(" + "|".join(PER_PROFILE) + r")\b(?!\s*\()")
 PARTS = re.compile(r"(?=\bINSERT INTO\b)")
 

@@ -31,6 +31,11 @@ SELECT n % 8, 'p-' || lpad(n::text, 7, '0'), 1, '{}', 'UTC', '{}', '2026-03-02Z'
     CASE WHEN n % 501 = 0 THEN '{welcome,winback}'::text[] END
 FROM generate_series(0, 999999) AS n
 """,
+    "erasures": "INSERT INTO evaluator.erasures (bucket, number) SELECT n, 0 FROM generate_series(0, 7) AS n",
+    "tombstones": """
+INSERT INTO evaluator.tombstones (bucket, profile_hash, revision, erase_time)
+SELECT n % 8, decode(md5(n::text), 'hex'), 2, '2026-03-02Z' FROM generate_series(0, 999999) AS n
+""",
     "timers": """
 INSERT INTO scheduler.timers (bucket, timer_id, key, due_time, payload, state)
 SELECT n % 8, 't-' || lpad(n::text, 7, '0'), 'p-' || lpad(n::text, 7, '0'), '2026-03-02Z'::timestamptz + n * interval '1 second', '',
@@ -46,6 +51,18 @@ SELECT n % 8, 'a-' || lpad(n::text, 7, '0'), t, 'p-' || lpad(n::text, 7, '0'),
     CASE WHEN n % 3 = 0 THEN 'push' ELSE 'email' END, 'hello', 1, 'welcome/1', 's', 's', '', '', n, (n % 1009 = 0 OR n % 1013 = 0)::int,
     t, t, t, 1, '', '', n % 5003 = 0
 FROM generate_series(0, 999999) AS n, LATERAL (SELECT '2026-03-02Z'::timestamptz + n * interval '0.16 second') AS at(t)
+""",
+    "consents": """
+INSERT INTO activation.consents (bucket, profile_id, connection, granted, source, update_time)
+SELECT n % 8, 'p-' || lpad(n::text, 7, '0'), '', true, '', '2026-03-02Z' FROM generate_series(0, 999999) AS n
+""",
+    "deliveries that are held": """
+INSERT INTO activation.deliveries (bucket, activation_id, request_time, profile_id, state, connection, template, action,
+    journey_version, stage, step, enrollment, context, sequence, holder, accept_time, state_time, next_attempt_time, attempts,
+    detail, external_id, receipt_pending)
+SELECT n % 8, 'h-' || lpad(n::text, 7, '0'), t, 'p-' || lpad(n::text, 7, '0'), 1, CASE WHEN n % 16 < 8 THEN 'email' ELSE 'held' END,
+    'hello', 1, 'welcome/1', 's', 's', '', '', n, 0, t, t, '2026-06-01Z', 0, '', '', false
+FROM generate_series(0, 399999) AS n, LATERAL (SELECT '2026-03-02Z'::timestamptz + n * interval '0.4 second') AS at(t)
 """,
     "timeline": """
 INSERT INTO evaluator.timeline (bucket, profile_id, record_time, row_id, kind, entries)

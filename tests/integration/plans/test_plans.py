@@ -4,6 +4,7 @@ A statement is planned twice: for 500 ids, and then it also runs, so that the ro
 that a connection keeps after some calls. What only gauges and people ask for, now and then, is not here.
 """
 
+import hashlib
 import itertools
 import json
 import re
@@ -14,9 +15,12 @@ import asyncpg
 import pytest
 
 from cairn.activation import store as activation
+from cairn.activation import store_guard as looks
+from cairn.activation import store_moves as moves
 from cairn.activation import store_receipts as receipts
 from cairn.activation import store_work as work
 from cairn.evaluator import store as evaluator
+from cairn.evaluator import store_erasure as erasure
 from cairn.scheduler import store as scheduler
 
 _COUNT = 500
@@ -25,7 +29,9 @@ _ROWS_LIMIT = 5_000
 """More of a large table than any batch asks for, less than a bucket of any of them has."""
 
 # The days without rows may be walked: there is nothing in them.
-_LARGE = re.compile(r"profiles|timers|outbox|receipts|(deliveries|timeline|event_ids)(_p2026030[23]|$)")
+_LARGE = re.compile(
+    r"profiles|tombstones|timers|outbox|receipts|consents|(deliveries|timeline|event_ids)(_p2026030[23]|$)"
+)
 
 _DAY_US = 86_400_000_000
 _FIRST_US = int(datetime(2026, 3, 2, tzinfo=UTC).timestamp()) * 1_000_000
@@ -43,6 +49,7 @@ _BOUNDS = (min(_TIMES), max(_TIMES))
 _ONES = [1] * _COUNT
 _TEXTS = ["x"] * _COUNT
 _BLOBS = [b""] * _COUNT
+_HASHES = [hashlib.md5(str(n).encode()).digest() for n in _NUMBERS]
 _KEYS = (_ACTIVATIONS, _TIMES)
 
 _WRITES = [evaluator.ProfileWrite(p, 2, "{}", "UTC", "{}", update_us=_NOW_US) for p in _PROFILES]
@@ -61,7 +68,17 @@ _HOT: dict[str, tuple[str, tuple[Any, ...]]] = {
     "evaluator load_profiles": (evaluator._LOAD_PROFILES, (_PROFILES,)),
     "evaluator seen": (evaluator._SEEN, (_PROFILES, _EVENTS, _FIRST_US)),
     "evaluator swap": (evaluator._SWAP, _SWAP),
-    "evaluator write_batch": (evaluator._WRITE_BATCH, (*_SWAP, *_APPEND, _COUNT)),
+    "evaluator write_batch": (evaluator._WRITE_BATCH, (*_SWAP, *_APPEND, _COUNT, True, 0)),
+    "evaluator write_batch that makes none": (
+        evaluator._WRITE_BATCH,
+        (*_SWAP, *_APPEND, _COUNT, False, 0),
+    ),
+    "evaluator settle_erasures": (evaluator._SETTLE_ERASURES, (1, _NUMBERS)),
+    "evaluator find_tombstones": (erasure._FIND_TOMBSTONES, (_HASHES,)),
+    "evaluator lock_profiles": (erasure._LOCK_PROFILES, (_PROFILES,)),
+    "evaluator delete_profiles": (erasure._DELETE_PROFILES, (_PROFILES,)),
+    "evaluator delete_timeline": (erasure._DELETE_TIMELINE, (_PROFILES,)),
+    "evaluator delete_event_ids": (erasure._DELETE_EVENT_IDS, (_PROFILES,)),
     "evaluator append": (evaluator._APPEND_ALONE, _APPEND),
     "evaluator insert_timeline": (evaluator._INSERT_TIMELINE, _LINE_COLUMNS),
     "evaluator timeline": (evaluator._TIMELINE, (_PROFILES[0], _NOW_US, 2**62, 100)),
@@ -84,7 +101,7 @@ _HOT: dict[str, tuple[str, tuple[Any, ...]]] = {
         activation._ACCEPT,
         (
             *(_NOW_US, "", _ACTIVATIONS, _TIMES, _PROFILES, _ONES, _TEXTS, _BLOBS, _ONES),
-            *(["email"], ["hello"], [1], ["welcome/1"], ["s"], ["s"], 1_000_000, 1),
+            *(["email"], ["hello"], [1], ["welcome/1"], ["s"], ["s"], ["UTC"], 1_000_000, 1),
         ),
     ),
     "activation describe_tombstones": (
@@ -94,15 +111,40 @@ _HOT: dict[str, tuple[str, tuple[Any, ...]]] = {
     "activation bury": (activation._BURY, (_NOW_US, *_KEYS, _PROFILES, _TEXTS)),
     "activation withdraw": (activation._WITHDRAW, (_NOW_US, *_KEYS, _TEXTS, *_BOUNDS, 1_000_000, 1)),
     "activation count_withdrawn": (activation._COUNT_WITHDRAWN, (*_KEYS, *_BOUNDS)),
-    "activation claim": (work._CLAIM, ("email", _NOW_US, _FIRST_US, 500, 1, _NOW_US)),
+    "activation claim": (work._CLAIM, ("email", _NOW_US, _FIRST_US, 500, 1, _NOW_US, 2**24)),
+    "activation claim what is held": (work._CLAIM, ("held", _NOW_US, _FIRST_US, 500, 1, _NOW_US, 2**24)),
+    "activation earliest": (work._EARLIEST, ("held", _FIRST_US)),
+    "activation release": (work._RELEASE, (1, _NOW_US, *_KEYS, *_BOUNDS)),
+    "activation retry": (moves._RETRY, (_TIMES[0], _ACTIVATIONS[0], "x", _NOW_US, "{}")),
+    "activation changed": (moves._CHANGED, (_NOW_US - 5_000_000, "", _NOW_US + 5_000_000, "", [], "", 500)),
     "activation mark_sending": (work._MARK_SENDING, (1, _NOW_US, *_KEYS, *_BOUNDS, _COUNT)),
     "activation write_results": (
         work._WRITE_RESULTS,
-        (1, _NOW_US, *_KEYS, _ONES, _TIMES, _ONES, _TEXTS, _TEXTS, *_BOUNDS, 1_000_000, _COUNT),
+        (
+            1,
+            _NOW_US,
+            *_KEYS,
+            _ONES,
+            _TIMES,
+            _ONES,
+            _TEXTS,
+            _TEXTS,
+            _ONES,
+            _TEXTS,
+            *_BOUNDS,
+            1_000_000,
+            _COUNT,
+        ),
     ),
     "activation give_back": (work._GIVE_BACK, ("email", 1, _NOW_US, _FIRST_US)),
-    "activation adopt": (work._ADOPT, (2, _NOW_US, ["email"], "x", 1_000_000)),
-    "activation open_connections": (work._OPEN_CONNECTIONS, (_FIRST_US,)),
+    "activation adopt": (work._ADOPT, (2, _NOW_US, ["email"], "x", 1_000_000, "{}")),
+    "activation first_due": (work._FIRST_DUE, (_FIRST_US,)),
+    "activation census": (work._CENSUS, (1_000, 500, _FIRST_US - 62 * _DAY_US, _FIRST_US)),
+    "activation recent_sends": (
+        looks._RECENT_SENDS,
+        (_PROFILES, _FIRST_US, ["email", "push"], [_DAY_US, 2 * _DAY_US], [_NOW_US, _FIRST_US]),
+    ),
+    "activation consents": (looks._CONSENTS, (_PROFILES, "email")),
     "activation read_outbox": (receipts._READ_OUTBOX, (50_000, 1, 2**62, 100)),
     "activation read_fates": (receipts._READ_FATES, (*_KEYS, *_BOUNDS)),
     "activation delete_outbox": (receipts._DELETE_OUTBOX, (_NUMBERS[:50], _ONES[:50])),
@@ -164,7 +206,8 @@ def _rows_read(node: Plan, limited: bool) -> float:
     """What was read, dropped rows included; of what did not run, what the planner expects, unless a limit ends it early."""
     if "Actual Loops" not in node:
         return 0 if limited else node["Plan Rows"]
-    return (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+    removed = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+    return (node["Actual Rows"] + removed) * node["Actual Loops"]
 
 
 # What hands on rows as they come: a limit above it also ends what is below it.

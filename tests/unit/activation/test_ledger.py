@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairn.activation.ledger import MOVES, Fate, Outcome, RetryPolicy, State, is_final, settle
+from cairn.activation.ledger import (
+    MOVES,
+    Fate,
+    Mover,
+    Outcome,
+    RetryPolicy,
+    State,
+    is_final,
+    may_follow,
+    settle,
+)
 from cairn.api.activation.v1 import activation_pb2 as pb
 
 POLICY = RetryPolicy(budget=3, base_us=1_000, cap_us=50_000)
@@ -16,7 +26,9 @@ def test_the_states_are_those_of_the_contract() -> None:
     assert wire == {f"DELIVERY_STATE_{state.name}": state.value for state in State}
 
 
-def test_final_is_what_nothing_follows() -> None:
+def test_final_is_what_no_lane_moves() -> None:
+    moved_by_lanes = {state for state in State if any(Mover.LANE in who for who in MOVES[state].values())}
+    assert {state for state in State if is_final(state)} == set(State) - moved_by_lanes
     assert {state for state in State if is_final(state)} == {
         State.SENT,
         State.REFUSED,
@@ -26,11 +38,28 @@ def test_final_is_what_nothing_follows() -> None:
     }
 
 
-def test_only_what_has_not_left_can_be_withdrawn_and_what_is_unknown_is_never_sent_again() -> None:
-    assert {state for state in State if State.WITHDRAWN in MOVES[state]} == {State.PENDING, State.LEASED}
-    assert MOVES[State.UNKNOWN] == frozenset()
+def test_only_what_has_not_left_can_be_withdrawn() -> None:
+    assert may_follow(State.WITHDRAWN, Mover.CALLER) == {State.PENDING, State.LEASED}
+    for mover in set(Mover) - {Mover.CALLER}:
+        assert not may_follow(State.WITHDRAWN, mover)
     assert State.SENDING in MOVES[State.LEASED]
     assert State.SENDING not in MOVES[State.PENDING]
+
+
+def test_what_is_unknown_is_sent_again_by_nobody_but_a_human() -> None:
+    assert MOVES[State.UNKNOWN][State.PENDING] is Mover.OPERATOR
+    assert may_follow(State.PENDING, Mover.OPERATOR) == {State.FAILED, State.REFUSED, State.UNKNOWN}
+
+
+def test_a_destination_only_says_what_became_of_what_is_unknown() -> None:
+    for state in State:
+        expected = {State.UNKNOWN} if state in (State.SENT, State.FAILED) else set()
+        assert may_follow(state, Mover.DESTINATION) == expected
+
+
+def test_what_was_sent_or_withdrawn_stays_so() -> None:
+    assert not MOVES[State.SENT]
+    assert not MOVES[State.WITHDRAWN]
 
 
 @pytest.mark.parametrize(
@@ -44,6 +73,8 @@ def test_only_what_has_not_left_can_be_withdrawn_and_what_is_unknown_is_never_se
         (Fate.RETRY, 2, State.PENDING),
         (Fate.RETRY, 3, State.FAILED),
         (Fate.RETRY, 4, State.FAILED),
+        (Fate.HELD, 1, State.PENDING),
+        (Fate.HELD, 3, State.PENDING),
     ],
 )
 def test_what_an_outcome_makes_of_a_row(fate: Fate, attempts: int, state: State) -> None:
@@ -73,16 +104,60 @@ def test_a_destination_may_ask_for_a_longer_pause_but_not_past_the_cap() -> None
     )
 
 
+def test_what_is_held_waits_until_its_time_and_was_no_attempt() -> None:
+    settled = settle(Outcome(Fate.HELD, "quiet hours", until_us=NOW + 10**9), 2, POLICY, 1.0, NOW)
+    assert (settled.state, settled.next_attempt_us, settled.attempts) == (State.PENDING, NOW + 10**9, 1)
+    assert settled.detail == "quiet hours"
+    assert settled.noted
+
+
+def test_what_is_held_until_a_time_that_is_past_is_due_at_once_and_never_for_years() -> None:
+    assert settle(Outcome(Fate.HELD, until_us=5), 1, POLICY, 1.0, NOW).next_attempt_us == NOW
+    late = settle(Outcome(Fate.HELD, until_us=1 << 62), 1, POLICY, 1.0, NOW)
+    assert late.next_attempt_us == NOW + 366 * 86_400_000_000
+
+
+def test_another_try_keeps_its_place_where_nothing_may_overtake_it() -> None:
+    outcome = Outcome(Fate.RETRY, retry_after_us=20_000)
+    assert settle(outcome, 1, POLICY, 1.0, NOW, due_us=7).next_attempt_us == 7
+    held = Outcome(Fate.HELD, until_us=NOW + 5)
+    assert settle(held, 1, POLICY, 1.0, NOW, due_us=7).next_attempt_us == NOW + 5
+
+
+@pytest.mark.parametrize(
+    ("fate", "attempts", "noted"),
+    [
+        (Fate.SENT, 1, False),
+        (Fate.REFUSED, 1, False),
+        (Fate.FAILED, 1, False),
+        (Fate.UNKNOWN, 1, False),
+        (Fate.RETRY, 1, True),
+        (Fate.RETRY, 3, False),
+    ],
+)
+def test_the_history_gets_what_does_not_end_a_delivery(fate: Fate, attempts: int, noted: bool) -> None:
+    settled = settle(Outcome(fate), attempts, POLICY, 1.0, NOW)
+    assert (settled.noted, settled.attempts) == (noted, attempts)
+
+
 @given(
-    st.sampled_from(Fate), st.text(), st.integers(1, 100), st.floats(0, 1), st.integers(0, 10**10), st.text()
+    st.sampled_from(Fate),
+    st.text(),
+    st.integers(1, 100),
+    st.floats(0, 1),
+    st.integers(0, 10**10),
+    st.text(),
+    st.integers(0, 10**17),
 )
 def test_every_outcome_can_be_written(
-    fate: Fate, detail: str, attempts: int, chance: float, after_us: int, external_id: str
+    fate: Fate, detail: str, attempts: int, chance: float, after_us: int, external_id: str, until_us: int
 ) -> None:
-    outcome = Outcome(fate, detail, external_id, after_us)
+    outcome = Outcome(fate, detail, external_id, after_us, until_us)
     settled = settle(outcome, attempts, POLICY, chance, NOW)
-    assert settled.state in MOVES[State.SENDING] | MOVES[State.LEASED]
-    assert NOW <= settled.next_attempt_us <= NOW + POLICY.cap_us
+    assert settled.state in {**MOVES[State.SENDING], **MOVES[State.LEASED]}
+    latest_us = max(NOW + POLICY.cap_us, until_us if fate is Fate.HELD else 0)
+    assert NOW <= settled.next_attempt_us <= latest_us
+    assert settled.attempts >= 0
     for text in (settled.detail, settled.external_id):
         assert len(text) <= 500
         assert "\0" not in text

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cairn.activation.channels.mail import (
+    assemble,
+    compose,
     external_id,
     parse_address,
     parse_sender,
-    render_message,
     without_addresses,
 )
 from cairn.activation.templates import Message
@@ -59,9 +60,10 @@ def parse(data: bytes) -> email.message.EmailMessage:
 
 def rendered(message: Message, activation_id: str = "a1") -> bytes:
     assert SENDER
-    return render_message(
+    headers, body = compose(
         message, sender=SENDER, to="ada@example.com", activation_id=activation_id, sent_seconds=1_700_000_000
     )
+    return assemble(headers, body)
 
 
 def content(part: email.message.EmailMessage) -> str:

@@ -57,10 +57,10 @@ def test_sequence_numbers_only_grow_whatever_the_clock_does(takes: list[tuple[in
 def test_the_floor_is_never_younger_than_the_oldest_open_row() -> None:
     board = Board(1)
     now, day = 10**15, 86_400_000_000
-    assert not board.accepted(3, ["email"], 5)
+    assert not board.accepted(3, {"email": 1}, 5)
     board.own(3, None)
     assert board.floor_us(3, now) == now - 2 * day
-    assert board.accepted(3, ["email"], now - 5 * day)
+    assert board.accepted(3, {"email": 1}, now - 5 * day)
     assert board.floor_us(3, now) == now - 5 * day
     board.own(3, now - day)
     assert board.floor_us(3, now) == now - 2 * day

@@ -2,7 +2,8 @@
 
 import pytest
 
-from cairn.activation.templates import MAX_OUTPUT_BYTES, CompiledTemplate, TemplateError, check_syntax
+from cairn.activation.template_check import check_parts
+from cairn.activation.templates import MAX_OUTPUT_BYTES, CompiledTemplate, TemplateError
 
 PROFILE = {"profile": {"name": "<Ada>", "secret": "hush"}, "entry": {}, "event": {}}
 
@@ -72,17 +73,113 @@ def test_what_would_break_out_or_run_away_fails_soon(text: str) -> None:
 
 def test_the_output_is_limited() -> None:
     big = {"profile": {"text": "é" * (MAX_OUTPUT_BYTES // 2 + 1)}}
-    assert failure("{{ profile.text }}", big) == "the text would be larger than 1 MiB"
+    assert failure("{{ profile.text }}", big) == "text: would be larger than 1 MiB"
     assert render("{{ profile.text }}", {"profile": {"text": "x" * MAX_OUTPUT_BYTES}})
+
+
+EVERYDAY = {
+    "profile": {
+        "name": "Ada Lovelace",
+        "tags": ["b", "a", "b"],
+        "joined": "2026-11-24T10:00:00Z",
+        "none": None,
+        "vip": False,
+    },
+    "entry": {"properties": {"items": [{"t": "Tent", "p": 120.5}, {"t": "Mug", "p": 9}], "total": 1234.5}},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ("{{ '%.2f'|format(entry.properties.total) }}", "1234.50"),
+        ("{{ '%08.2f' % entry.properties.total }}", "01234.50"),
+        ("{{ '{:,.2f}'.format(entry.properties.total) }}", "1,234.50"),
+        ("{{ entry.properties.total|round(1) }} {{ 7|float }} {{ '3'|int + 4 }}", "1234.5 7.0 7"),
+        ("{{ entry.properties.items|length }} {{ entry.properties['items'][0].t }}", "2 Tent"),
+        ("{{ entry.properties.items|map(attribute='p')|sum }}", "129.5"),
+        ("{{ entry.properties.items|selectattr('p', 'gt', 10)|map(attribute='t')|join(', ') }}", "Tent"),
+        ("{{ entry.properties.items|sort(attribute='p')|map(attribute='t')|first }}", "Mug"),
+        (
+            "{% for i in entry.properties.items if i.p > 10 %}{{ loop.index }}{{ i.t }}{% else %}no{% endfor %}",
+            "1Tent",
+        ),
+        (
+            "{% for i in profile.tags %}{{ loop.cycle('x', 'y') }}{{ ', ' if not loop.last }}{% endfor %}",
+            "x, y, x",
+        ),
+        (
+            "{{ profile.tags|unique|sort|join(' ') }} {{ 'a' in profile.tags }} {{ 'c' is in profile.tags }}",
+            "a b True False",
+        ),
+        ("{{ profile.name.split(' ')[0] }} {{ profile.name|upper|replace('A', 'o') }}", "Ada oDo LOVELoCE"),
+        ("{{ profile.joined[:10] }} {{ profile.name|truncate(6, true, '…', 0) }}", "2026-11-24 Ada L…"),
+        (
+            "{{ profile.name ~ '/' ~ 5 }} {{ 'ab' + 'cd' }} {{ '-' * 5 }} {{ 2 ** 3 }} {{ 7 % 4 }} {{ 7 // 2 }}",
+            "Ada Lovelace/5 abcd ----- 8 3 3",
+        ),
+        (
+            "{% set ns = namespace(sum=0) %}{% for i in range(5) %}{% set ns.sum = ns.sum + i %}{% endfor %}{{ ns.sum }}",
+            "10",
+        ),
+        (
+            "{% macro b(t) %}[{{ t }}{{ caller() if caller is defined }}]{% endmacro %}{{ b(1) }}{% call b(2) %}c{% endcall %}",
+            "[1][2c]",
+        ),
+        (
+            "{% filter upper %}a{% set x %}b{% endset %}{{ x }}{% endfilter %}{% block c %}d{% endblock %}",
+            "ABd",
+        ),
+        (
+            "{{ profile.tags|batch(2)|list|length }} {{ profile.tags|tojson }} {{ [1, (2, 3)] }}",
+            '2 ["b", "a", "b"] [1, (2, 3)]',
+        ),
+        (
+            "{% for k, v in entry.properties.items[0].items() %}{{ k }}={{ v }};{% endfor %}",
+            "t=Tent;p=120.5;",
+        ),
+        ("{% for k, v in entry.properties.items[0]|dictsort %}{{ k }}{% endfor %}", "pt"),
+        ("{{ ('word ' * 30)|wordwrap(60)|indent(2)|length > 150 }} {{ 'x'|center(5) }}|", "True   x  |"),
+        (
+            "{{ profile.none|default('you') }} {{ profile.no|d('me') }} {{ ''|default('us', true) }} {{ profile.vip }}",
+            "you me us False",
+        ),
+        (
+            "{% if profile.none is none and not profile.none and profile.no is undefined %}yes{% endif %}",
+            "yes",
+        ),
+        (
+            "{{ 'a'|e }}{{ '<'|e }}{{ 'x y'|urlencode }} {{ 'www.a.de'|urlize|length }} {{ '<b>x</b>'|striptags }}",
+            "a&lt;x%20y 54 x",
+        ),
+    ],
+)
+def test_what_people_write(text: str, made: str) -> None:
+    assert render(text, EVERYDAY) == made
+
+
+def test_null_is_not_written() -> None:
+    assert failure("{{ profile.none }}", EVERYDAY) == "text: the template shows `profile.none`, which is null"
+    assert failure("{{ profile.none|upper }}", EVERYDAY) == "text: the template gives what is null to `upper`"
+    assert failure("{{ 'a' ~ profile.none }}", EVERYDAY) == "text: the template joins what is null"
+
+
+def test_a_loop_of_some_thousand_rounds_is_fine() -> None:
+    assert (
+        render(
+            "{% for i in range(20000) %}{% if i is even and i > 19990 %}{{ i }} {% endif %}{% endfor %}"
+        ).count(" ")
+        == 4
+    )
 
 
 def test_a_subject_is_one_line() -> None:
     template = CompiledTemplate("{{ profile.name }}", "t", "")
-    with pytest.raises(TemplateError, match="more than one line"):
+    with pytest.raises(TemplateError, match="subject: has more than one line"):
         template.render({"profile": {"name": "a\r\nBcc: x@example.com"}})
 
 
 def test_syntax_is_checked_with_lines() -> None:
-    problems = check_syntax("{{ a", "fine", "one\ntwo {% nope %}")
+    problems = check_parts({"subject": "{{ a", "text": "fine", "html": "one\ntwo {% nope %}"})
     assert [(problem.part, problem.line) for problem in problems] == [("subject", 1), ("html", 2)]
-    assert check_syntax("{{ a }}", "b", "") == ()
+    assert check_parts({"subject": "{{ profile.a }}", "text": "b"}) == []

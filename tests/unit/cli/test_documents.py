@@ -9,7 +9,7 @@ from click.testing import Result
 
 from cairn.api.definition.v1.journey_pb2 import Journey, Segment
 from cairn.cli.apply import _in_order
-from cairn.cli.documents import read_sources, write_journey, write_segment
+from cairn.cli.documents import read_sources, write_document, write_journey
 from cairn.cli.failures import CommandError
 from cairn.journey.document import read_documents
 
@@ -140,11 +140,20 @@ def test_a_folder_without_yaml_is_told(tmp_path: Path) -> None:
 
 
 def test_the_examples_are_valid_and_complete() -> None:
-    sources = read_sources([str(EXAMPLES), str(EXAMPLES / "audience")])
+    folders = (EXAMPLES, EXAMPLES / "audience", EXAMPLES / "destinations")
+    sources = read_sources(map(str, folders))
     assert {(each.document.kind, each.name) for each in sources} == {
         ("connection", "email"),
         ("connection", "log"),
         ("connection", "meta-audience"),
+        ("connection", "newsletter"),
+        ("connection", "receipts"),
+        ("connection", "campaigns"),
+        ("connection", "google-customers"),
+        ("connection", "tiktok-customers"),
+        ("connection", "linkedin-customers"),
+        ("connection", "crm"),
+        ("policy", "policy"),
         ("template", "welcome"),
         ("template", "cart-reminder"),
         ("journey", "welcome"),
@@ -190,7 +199,7 @@ def test_everything_that_a_journey_can_say_is_written_and_read_back_the_same() -
 def test_a_segment_is_written_as_people_write_it_and_read_back_the_same() -> None:
     stored = Segment(name="segments/vip", criteria="profile.a", description="Words", etag="x")
     stored.update_time.seconds = 7
-    written = write_segment(stored)
+    written = write_document("segment", stored)
     assert yaml.safe_load(written) == {
         "segment": {"name": "vip", "criteria": "profile.a", "description": "Words"}
     }

@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[3]
 DEPLOY = ROOT / "deploy"
 BASE = DEPLOY / "kustomize" / "base"
 PRODUCTION = DEPLOY / "kustomize" / "overlays" / "production"
+PUBLIC_PORT = 8404
+"""Where Activation is reached by the world, in every way of deploying it; by itself it has no such port."""
 SERVICES = tuple(sorted(path.parent.name for path in ROOT.glob("services/*/pyproject.toml")))
 
 
@@ -43,6 +45,11 @@ def ports(service: str) -> tuple[int, int]:
     """The ports of gRPC and of HTTP that a service has by default."""
     fields = settings_class(service).model_fields
     return fields["grpc_port"].default, fields["http_port"].default
+
+
+def public_ports(service: str) -> tuple[int, ...]:
+    """The port for the world, of the one service that has it."""
+    return (PUBLIC_PORT,) if service == "activation" else ()
 
 
 def stages() -> dict[str, Stage]:
@@ -112,7 +119,8 @@ def loaded(
     for name, value in everything.items():
         if name.startswith("CAIRN_"):
             assert name in known, f"{name} is no setting of {service}"
-            monkeypatch.setenv(name, value)
+            # As compose reads it where nothing is said in .env.
+            monkeypatch.setenv(name, re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value))
     return load_settings(settings)
 
 

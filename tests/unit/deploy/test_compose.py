@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from deploy_files import DEPLOY, SERVICES, documents, loaded, ports, settings_class
+from deploy_files import DEPLOY, PUBLIC_PORT, SERVICES, documents, loaded, ports, public_ports, settings_class
 
 from cairn.runtime.server import check_door
 
@@ -20,7 +20,8 @@ def test_it_runs_the_services_the_steps_before_them_and_postgres() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_the_ports_are_those_of_the_settings_and_published_on_loopback(service: str) -> None:
-    assert CONTAINERS[service]["ports"] == [f"127.0.0.1:{port}:{port}" for port in ports(service)]
+    expected = (*ports(service), *public_ports(service))
+    assert CONTAINERS[service]["ports"] == [f"127.0.0.1:{port}:{port}" for port in expected]
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -33,6 +34,14 @@ def test_a_service_starts_with_its_environment(service: str, monkeypatch: pytest
     secrets = {settings.tokens_file.name, settings.peer_token_file.name}
     assert {str(settings.tokens_file.parent), str(settings.peer_token_file.parent)} == {"/run/secrets"}
     assert secrets == set(CONTAINERS[service]["secrets"]) <= set(COMPOSE["secrets"])
+
+
+def test_the_world_reaches_activation_once_its_address_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded("activation", CONTAINERS["activation"]["environment"], monkeypatch).model_dump()
+    assert settings["public_host"] == "0.0.0.0"
+    assert settings["public_port"] == PUBLIC_PORT
+    assert settings["public_base_url"] == ""
+    assert "PUBLIC_BASE_URL" in CONTAINERS["activation"]["environment"]["CAIRN_ACTIVATION_PUBLIC_BASE_URL"]
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -2,7 +2,7 @@ import re
 import tomllib
 
 import pytest
-from deploy_files import DEPLOY, ROOT, SERVICES, ports, stages
+from deploy_files import DEPLOY, ROOT, SERVICES, ports, public_ports, stages
 
 
 def copied_from_context(service: str) -> list[str]:
@@ -55,7 +55,8 @@ def test_the_ports_are_those_of_the_settings(service: str) -> None:
     stage = stages()[service]
     grpc_port, http_port = ports(service)
     assert stage.base == "runtime"
-    assert stage.all("EXPOSE") == [f"{grpc_port} {http_port}"]
+    expected = (grpc_port, http_port, *public_ports(service))
+    assert stage.all("EXPOSE") == [" ".join(map(str, expected))]
     assert stage.env()["HTTP_PORT"] == str(http_port)
 
 

@@ -10,6 +10,7 @@ from deploy_files import (
     BASE,
     DEPLOY,
     PRODUCTION,
+    PUBLIC_PORT,
     SERVICES,
     base_manifests,
     config_map,
@@ -18,6 +19,7 @@ from deploy_files import (
     loaded,
     of_kind,
     ports,
+    public_ports,
     settings_class,
 )
 
@@ -110,7 +112,8 @@ def test_the_ports_are_those_of_the_settings(service: str) -> None:
     deployment = DEPLOYMENTS[f"cairn-{service}"]
     (container,) = pod(deployment)["containers"]
     named = {port["name"]: port["containerPort"] for port in container["ports"]}
-    assert named == {"grpc": grpc_port, "http": http_port}
+    public = dict(zip(("public",), public_ports(service), strict=False))
+    assert named == {"grpc": grpc_port, "http": http_port, **public}
     served = of_kind(MANIFESTS, "Service")[f"cairn-{service}"]["spec"]["ports"]
     assert {(port["name"], port["port"], port["targetPort"]) for port in served} == {
         ("grpc", grpc_port, "grpc"),
@@ -118,6 +121,34 @@ def test_the_ports_are_those_of_the_settings(service: str) -> None:
     }
     annotations = deployment["spec"]["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/port"] == str(http_port)
+
+
+PUBLIC = documents(PRODUCTION / "public.yaml")
+
+
+@pytest.mark.parametrize("manifest", PUBLIC, ids=title)
+def test_the_way_from_the_world_is_valid(manifest: dict[str, Any]) -> None:
+    assert kubernetes_validate.validate(manifest, VERSIONS[-1], strict=True) == VERSIONS[-1]
+
+
+def test_the_world_reaches_the_public_port_and_no_other() -> None:
+    (service,) = of_kind(PUBLIC, "Service").values()
+    (ingress,) = of_kind(PUBLIC, "Ingress").values()
+    assert (
+        service["spec"]["selector"] == of_kind(MANIFESTS, "Service")["cairn-activation"]["spec"]["selector"]
+    )
+    (port,) = service["spec"]["ports"]
+    assert port["targetPort"] == "public"
+    (rule,) = ingress["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    assert path["backend"]["service"] == {
+        "name": service["metadata"]["name"],
+        "port": {"name": port["name"]},
+    }
+    assert ingress["spec"]["tls"][0]["hosts"] == [rule["host"]]
+    settings = config_map("activation", production=True)
+    assert settings["CAIRN_ACTIVATION_PUBLIC_PORT"] == str(PUBLIC_PORT)
+    assert settings["CAIRN_ACTIVATION_PUBLIC_BASE_URL"] == f"https://{rule['host']}"
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -141,7 +172,8 @@ def test_the_four_differ_in_what_is_their_own_only(service: str) -> None:
         deployment = json.loads(text)
         template = pod(deployment)
         del template["containers"][0]["resources"]
-        # Activation has the secrets of connections besides.
+        # Activation has the secrets of connections and the port for the world besides.
+        template["containers"][0]["ports"] = template["containers"][0]["ports"][:2]
         template["volumes"] = template["volumes"][:2]
         template["containers"][0]["volumeMounts"] = template["containers"][0]["volumeMounts"][:2]
         return deployment

@@ -1,5 +1,6 @@
 """Which events a profile was acted on for: what stands with it, what moves to the table, what is forgotten."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +32,17 @@ def test_whatever_came_is_found_with_the_profile_or_in_the_table(batches) -> Non
 def test_what_is_older_than_the_window_is_forgotten() -> None:
     seen, moved = remember(Seen({"old": OLDEST - 1, "edge": OLDEST}), ["new"], DAY, OLDEST)
     assert (seen.ids, moved) == ({"edge": OLDEST, "new": DAY}, [])
+
+
+def test_the_time_of_an_erasure_is_never_forgotten() -> None:
+    few, _ = remember(Seen(erased_us=5), ["one"], DAY, OLDEST)
+    many, moved = remember(few, [str(number) for number in range(MOST + 1)], DAY + 30, OLDEST + 30)
+    assert moved
+    assert (few.erased_us, many.erased_us) == (5, 5)
+
+
+def test_what_the_release_before_wrote_was_never_erased() -> None:
+    assert msgspec.json.decode('[{"e":20000},7]', type=Seen) == Seen({"e": 20_000}, 7, 0)
 
 
 def test_the_table_is_asked_for_as_long_as_something_in_it_counts() -> None:

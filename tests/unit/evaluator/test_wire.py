@@ -6,6 +6,7 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from cairn.api.activation.v1 import activation_pb2
 from cairn.api.scheduler.v1 import scheduler_pb2
@@ -50,6 +51,25 @@ def test_an_activation_that_is_taken_back_in_its_own_batch_is_told_both_ways() -
     assert activation.activation_id == withdrawal.activation_id == "e.1"
     assert (activation.journey_version, activation.profile_id) == ("journeys/cart/versions/2", "ann")
     assert withdrawal.reason == "goal"
+
+
+def test_an_activation_carries_the_time_zone_of_its_quiet_hours() -> None:
+    outgoing = Outgoing()
+    outgoing.add("ann", "cart", [replace(request("e.1"), time_zone="Asia/Tokyo"), request("e.2")])
+    activate = outgoing.to_row(1, 1).activate
+    assert activate is not None
+    first, second = activation_pb2.ActivateRequest.FromString(activate).activations
+    assert (first.time_zone, second.time_zone) == ("Asia/Tokyo", "")
+
+
+def test_an_erasure_is_a_part_of_its_own() -> None:
+    outgoing = Outgoing()
+    outgoing.erase("ann", 1_500_000)
+    row = outgoing.to_row(1, 1)
+    assert not row.is_empty
+    assert row.erase is not None
+    (erasure,) = activation_pb2.EraseProfilesRequest.FromString(row.erase).erasures
+    assert (erasure.profile_id, erasure.erase_time.ToMicroseconds()) == ("ann", 1_500_000)
 
 
 def test_nothing_to_say_is_an_empty_row() -> None:

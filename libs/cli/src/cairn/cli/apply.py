@@ -1,4 +1,4 @@
-"""Owns `cairn apply`: from files to connections, templates, segments and live journeys."""
+"""Owns `cairn apply`: from files to connections, templates, the sending policy, segments and live journeys."""
 
 import asyncio
 import re
@@ -43,7 +43,7 @@ class Result:
 
 
 async def apply_sources(services: Services, sources: Sequence[Source], *, publish: bool = True) -> Result:
-    """Put connections, templates and segments, save the journeys' drafts, and publish the journeys as one set.
+    """Put all that journeys need, save the journeys' drafts, and publish the journeys as one set.
 
     Raises CommandError with every violation that the services find, each with its file and line.
     """
@@ -111,7 +111,7 @@ async def wait_live(
 
 def _in_order(sources: Sequence[Source]) -> list[Source]:
     """What is named comes before what names it; there is no ring of segments, or the files would have been refused."""
-    order = ("connection", "template", "segment", "journey")
+    order = ("connection", "template", "policy", "segment", "journey")
     drafts = segment_drafts(sources)
     placed: dict[str, int] = {}
 
@@ -170,6 +170,9 @@ async def _put(services: Services, source: Source) -> Applied:
     if isinstance(message, activation.Connection):
         put = await stub.PutConnection(activation.PutConnectionRequest(connection=message))
         return Applied(kind, name, _result(before, put.connection.etag))
+    if isinstance(message, activation.SendingPolicy):
+        kept = await stub.PutSendingPolicy(activation.PutSendingPolicyRequest(policy=message))
+        return Applied(kind, name, _result(before, kept.policy.etag))
     assert isinstance(message, activation.Template)
     answer = await stub.PutTemplate(activation.PutTemplateRequest(template=message))
     return Applied(kind, name, _result(before, answer.template.etag))
@@ -184,6 +187,9 @@ async def _present_etag(services: Services, kind: str, name: str) -> str | None:
         if kind == "segment":
             asked = definition.GetSegmentRequest(name=f"segments/{name}")
             return (await services.definition.GetSegment(asked)).segment.etag
+        if kind == "policy":
+            policy = (await stub.GetSendingPolicy(activation.GetSendingPolicyRequest())).policy
+            return policy.etag or None
         return (await stub.GetTemplate(activation.GetTemplateRequest(name=f"templates/{name}"))).template.etag
     except grpc.aio.AioRpcError as error:
         # A name that can't exist is a violation that the put will tell of.
@@ -268,7 +274,7 @@ Examples:
 def apply(
     services: Services, files: tuple[str, ...], publish: bool, wait: bool, timeout: float, as_json: bool
 ) -> None:
-    """Save the connections, templates, segments and journeys of files, and publish the journeys as one set.
+    """Save the connections, templates, policy, segments and journeys of files, and publish the journeys as one set.
 
     Nothing is sent while anything is wrong with a file: the violations of all files are told, with file and line.
     What only the services can know, such as a template that is missing, they tell before anything is published.

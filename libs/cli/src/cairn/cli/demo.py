@@ -17,6 +17,7 @@ from rich.text import Text
 from cairn.api.activation.v1.activation_pb2 import DeliveryState
 from cairn.api.evaluator.v1.evaluator_pb2 import TimelineEntry
 from cairn.cli.apply import Result
+from cairn.cli.deliveries import print_deliveries
 from cairn.cli.demo_judge import Evidence, Mail, Verdict, judge, member_id, read_mailbox
 from cairn.cli.demo_play import Play, Settled
 from cairn.cli.demo_stage import AUDIENCE, Stage, find_examples
@@ -24,8 +25,8 @@ from cairn.cli.demo_story import PEOPLE
 from cairn.cli.failures import CommandError
 from cairn.cli.options import json_option
 from cairn.cli.output import clean, console, print_json, print_note, print_table, state_text, status, to_dict
-from cairn.cli.views import EntryText, describe_entry, print_deliveries
-from cairn.runtime.clock import from_timestamp
+from cairn.cli.views import EntryText, describe_entry
+from cairn.runtime.clock import from_timestamp, now_us
 
 _LOOK_SECONDS = 0.5
 
@@ -60,7 +61,7 @@ Examples:
 def demo(speed: int, mailbox: Path | None, keep: bool, examples: Path | None, as_json: bool) -> None:
     """Show the main job on real parts: four services, a Postgres, a mail server, a stand-in ad platform.
 
-    Applies the example journeys as they are, sends the events of eight people, and shows what happens as it happens.
+    Applies the example journeys as they are, sends the events of nine people, and shows what happens as it happens.
     Exits 0 only if every expected message arrived exactly once and nothing else did.
     """
     folder = find_examples(examples)
@@ -100,11 +101,12 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 async def _perform(stage: Stage, examples: Path, speed: int, quiet: bool) -> list[Verdict]:
     async with stage.services() as services:
-        play = Play(services, speed)
+        play = Play(services, speed, stage.mailbox)
         applied = await play.prepare(stage.connections(), examples)
         if not quiet:
             _show_cast(stage, applied, speed)
-        settled = await play.perform(_Reporter(play).show if not quiet else lambda profile_id, entry: None)
+        reporter = _Reporter(play, quiet=quiet)
+        settled = await play.perform(reporter.show, reporter.tell)
     audience = await stage.audience_state()
     members = _members(audience)
     mails = read_mailbox(stage.mailbox)
@@ -134,24 +136,39 @@ def _show_cast(stage: Stage, applied: Result, speed: int) -> None:
 class _Reporter:
     """Prints one line for each thing that happens: the story's clock, who, in which journey, what."""
 
-    def __init__(self, play: Play) -> None:
+    def __init__(self, play: Play, *, quiet: bool) -> None:
         self._play = play
+        self._quiet = quiet
         self._asked_by: dict[str, EntryText] = {}
 
+    def tell(self, profile_id: str, what: str) -> None:
+        """Something that a person did, and that no service tells of."""
+        if not self._quiet:
+            console().print(
+                Text(f"{self._clock(now_us())}  {profile_id:<5} {what}", style="bold"), soft_wrap=True
+            )
+
     def show(self, profile_id: str, entry: TimelineEntry) -> None:
+        """An entry of somebody's timeline."""
+        if self._quiet:
+            return
         text = describe_entry(entry)
         activation_id = entry.receipt.activation_id or str(
             to_dict(entry.transition.detail).get("activation_id", "")
         )
         # A receipt names the activation alone: the transition that asked for it says whose it is.
         asked_by = self._asked_by.setdefault(activation_id, text) if activation_id else text
-        minutes = self._play.minute_of(from_timestamp(entry.record_time))
-        line = Text(f"{minutes // 60:2d} h {minutes % 60:02d}  {profile_id:<5} {asked_by.journey:<17} ")
+        clock = self._clock(from_timestamp(entry.record_time))
+        line = Text(f"{clock}  {profile_id:<5} {asked_by.journey:<17} ")
         line.append(f"{asked_by.place:<12} ")
         line.append_text(state_text(text.kind))
         if more := entry.receipt.detail or (text.more if text.kind == "ENTRY_REFUSED" else ""):
             line.append(f"  {clean(more)}", style="dim")
         console().print(line, soft_wrap=True)
+
+    def _clock(self, real_us: int) -> str:
+        minutes = self._play.minute_of(real_us)
+        return f"{minutes // 60:2d} h {minutes % 60:02d}"
 
 
 def _show_results(mails: Sequence[Mail], members: Sequence[str], settled: Settled) -> None:
@@ -160,6 +177,12 @@ def _show_results(mails: Sequence[Mail], members: Sequence[str], settled: Settle
     for mail in mails:
         title = Text(clean(f"to {mail.recipient}: {mail.subject}"), style="bold")
         screen.print(Panel(Text(clean(mail.text.strip())), title=title, title_align="left", width=76))
+    if mails and all(mail.html and mail.unsubscribe_url for mail in mails):
+        screen.print(
+            "Each mail has HTML beside this text, and an address by which a mail program unsubscribes with one click:\n"
+            f"  {mails[0].unsubscribe_url}\n",
+            soft_wrap=True,
+        )
     names = {member_id(person): person.profile_id for person in PEOPLE if member_id(person)}
     print_table(
         ("member of the audience", "as the platform knows them (SHA-256 of the address)"),
@@ -169,7 +192,7 @@ def _show_results(mails: Sequence[Mail], members: Sequence[str], settled: Settle
         ],
         title="Ad audience",
     )
-    print_deliveries(settled.deliveries)
+    print_deliveries(settled.deliveries, ids=False)
     sent = DeliveryState.DELIVERY_STATE_SENT
     on_the_way = [
         from_timestamp(each.state_time) - from_timestamp(each.request_time)

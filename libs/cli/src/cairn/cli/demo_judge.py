@@ -3,12 +3,15 @@
 import email
 import email.policy
 import hashlib
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from email.message import EmailMessage
 from pathlib import Path
 
 from cairn.api.activation.v1.activation_pb2 import Delivery, DeliveryState
 from cairn.api.definition.v1.journey_pb2 import AudienceAction
+from cairn.cli.deliveries import delivery_state
 from cairn.cli.demo_story import Person
 
 _SUBJECTS = {"Welcome": "welcome", "Your cart is waiting": "cart-reminder"}
@@ -21,6 +24,7 @@ _FINAL = frozenset(
         DeliveryState.DELIVERY_STATE_WITHDRAWN,
     }
 )
+_EVERY_MAIL = "an id of its own, text and HTML, one-click unsubscribe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,10 @@ class Mail:
     recipient: str
     subject: str
     text: str
+    html: str
+    message_id: str
+    unsubscribe_url: str
+    """Where one click unsubscribes; empty when the headers do not say so as RFC 8058 asks."""
     file: Path
 
 
@@ -59,10 +67,30 @@ def read_mailbox(folder: Path) -> list[Mail]:
     mails = []
     for file in sorted(folder.glob("*.eml")):
         message = email.message_from_bytes(file.read_bytes(), policy=email.policy.default)
-        body = message.get_body(("plain",))
-        text = str(body.get_content()).replace("\r\n", "\n") if body else ""
-        mails.append(Mail(str(message["To"] or ""), str(message["Subject"] or ""), text, file))
+        mails.append(
+            Mail(
+                recipient=str(message["To"] or ""),
+                subject=str(message["Subject"] or ""),
+                text=_part(message, "plain"),
+                html=_part(message, "html"),
+                message_id=str(message["Message-ID"] or ""),
+                unsubscribe_url=_one_click(message),
+                file=file,
+            )
+        )
     return mails
+
+
+def _part(message: EmailMessage, kind: str) -> str:
+    body = message.get_body((kind,))
+    return str(body.get_content()).replace("\r\n", "\n") if body else ""
+
+
+def _one_click(message: EmailMessage) -> str:
+    if message["List-Unsubscribe-Post"] != "List-Unsubscribe=One-Click":
+        return ""
+    found = re.fullmatch(r"<(https?://[^>\s]+)>", str(message["List-Unsubscribe"] or ""))
+    return found[1] if found else ""
 
 
 def is_final(delivery: Delivery) -> bool:
@@ -86,6 +114,8 @@ def judge(people: Sequence[Person], evidence: Evidence) -> list[Verdict]:
     strays += ["an unknown member of the audience" for member in evidence.members if member not in hashes]
     strays += [f"delivery to {each.profile_id}" for each in evidence.deliveries if each.profile_id not in ids]
     verdicts.append(Verdict("anybody else", "", "nothing", ", ".join(strays) or "nothing", not strays))
+    lacks = _lacks(evidence.mails)
+    verdicts.append(Verdict("every mail", "", _EVERY_MAIL, ", ".join(lacks) or _EVERY_MAIL, not lacks))
     repeats = sum(person.known_again for person in people)
     got = f"{evidence.known_again} events known again"
     verdicts.append(
@@ -94,10 +124,26 @@ def judge(people: Sequence[Person], evidence: Evidence) -> list[Verdict]:
     return verdicts
 
 
+def _lacks(mails: Sequence[Mail]) -> list[str]:
+    """What mails lack that every one has to have."""
+    lacks = []
+    for mail in mails:
+        parts = (
+            ("text", mail.text),
+            ("HTML", mail.html),
+            ("Message-ID", mail.message_id),
+            ("one-click unsubscribe", mail.unsubscribe_url),
+        )
+        lacks += [f"no {name} to {mail.recipient}" for name, value in parts if not value.strip()]
+    if len({mail.message_id for mail in mails}) < len(mails):
+        lacks.append("two with one Message-ID")
+    return lacks
+
+
 def _judge_person(person: Person, evidence: Evidence) -> Verdict:
     mails = [mail for mail in evidence.mails if mail.recipient == person.attributes.get("email")]
     failures = [
-        f"failed: {each.detail or DeliveryState.Name(each.state)}"
+        f"{delivery_state(each.state).lower()}: {each.detail}"
         for each in evidence.deliveries
         if each.profile_id == person.profile_id
         and each.state not in (DeliveryState.DELIVERY_STATE_SENT, DeliveryState.DELIVERY_STATE_WITHDRAWN)
@@ -119,7 +165,10 @@ def _judge_person(person: Person, evidence: Evidence) -> Verdict:
         sorted(_template(mail) for mail in mails) == sorted(each.template for each in person.mails)
         and not missing
         and len(failures) == len(person.refusals)
-        and all(part in detail for part, detail in zip(person.refusals, failures, strict=False))
+        and all(
+            told.startswith(f"{refusal.state}: ") and refusal.detail in told
+            for refusal, told in zip(person.refusals, failures, strict=True)
+        )
         and member == person.member
         and left == person.left
     )
@@ -128,7 +177,7 @@ def _judge_person(person: Person, evidence: Evidence) -> Verdict:
         person.story,
         _summary(
             [each.template for each in person.mails],
-            [f"failed: {each}" for each in person.refusals],
+            [f"{each.state}: {each.detail}" for each in person.refusals],
             person.member,
             person.left,
         ),

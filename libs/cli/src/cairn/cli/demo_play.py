@@ -27,8 +27,9 @@ from cairn.api.evaluator.v1.evaluator_pb2 import (
 )
 from cairn.cli.apply import Result, apply_sources, wait_live
 from cairn.cli.connect import Services, all_items
+from cairn.cli.demo_click import first_mail, unsubscribe
 from cairn.cli.demo_judge import is_final
-from cairn.cli.demo_story import HAPPENINGS, LONGEST_MINUTES, MINUTE_US, PEOPLE, Happening
+from cairn.cli.demo_story import CLICKS, HAPPENINGS, LONGEST_MINUTES, MINUTE_US, PEOPLE, Happening
 from cairn.cli.documents import read_sources
 from cairn.cli.failures import CommandError
 from cairn.cli.jsonl import to_struct
@@ -41,6 +42,8 @@ _PATIENCE_SECONDS = 30.0
 _LIVE_SECONDS = 20.0
 
 Show = Callable[[str, TimelineEntry], None]
+Tell = Callable[[str, str], None]
+"""Called with whom, and what they did, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,10 @@ class Settled:
 class Play:
     """One performance of the story, `speed` times faster than real life."""
 
-    def __init__(self, services: Services, speed: int) -> None:
+    def __init__(self, services: Services, speed: int, mailbox: Path) -> None:
         self.known_again = 0
         self._services = services
+        self._mailbox = mailbox
         self._speed = speed
         self._revision = 0
         self._began_us = 0
@@ -84,13 +88,13 @@ class Play:
             raise CommandError(f"the Evaluator refused a profile of the story: {answer.refusals[0].message}")
         return result
 
-    async def perform(self, show: Show) -> Settled:
+    async def perform(self, show: Show, tell: Tell) -> Settled:
         """Send the story's events in its time and show what comes of them, until nothing moves any more.
 
         Returns as well when the patience is at its end; the verdict then tells what is missing.
         """
         self._began_us = now_us()
-        sending = asyncio.create_task(self._send_all())
+        sending = asyncio.ensure_future(asyncio.gather(self._send_all(), self._click_all(tell)))
         deadline = time.monotonic() + LONGEST_MINUTES * 60 / self._speed + _PATIENCE_SECONDS
         quiet_since = None
         try:
@@ -122,6 +126,17 @@ class Play:
                 raise CommandError(
                     f"the Evaluator refused an event of the story: {answer.refusals[0].message}"
                 )
+
+    async def _click_all(self, tell: Tell) -> None:
+        addresses = {person.profile_id: str(person.attributes.get("email", "")) for person in PEOPLE}
+        for click in CLICKS:
+            await asyncio.sleep(max(0, self._real_us(click.minute) - now_us()) / 1_000_000)
+            mail = await first_mail(self._mailbox, addresses[click.profile_id])
+            answers = [await unsubscribe(mail) for _ in range(2)]
+            tell(
+                click.profile_id,
+                f"unsubscribes by one click; the answer is {answers[0]}, and to a second click {answers[1]}",
+            )
 
     def _event(self, happening: Happening) -> Event:
         return Event(

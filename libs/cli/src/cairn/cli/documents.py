@@ -1,4 +1,4 @@
-"""Owns definition files: finds them, checks all of them, knows the line of every field, writes journeys and segments back.
+"""Owns definition files: finds them, checks all of them, knows the line of every field, writes documents back.
 
 Refuses to send anything while one of the files has a violation: all are told at once, with file and line.
 """
@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from google.protobuf.message import Message
 
+from cairn.api.activation.v1.activation_pb2 import Template
 from cairn.api.definition.v1.journey_pb2 import Journey, Segment
 from cairn.cli.failures import CommandError
 from cairn.journey.difference import written
@@ -34,8 +36,8 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The document's own id: "abandoned-cart"."""
-        return str(getattr(self.document.message, "name", "")).rpartition("/")[2]
+        """The document's own id: "abandoned-cart"; of the policy, which has none, its kind."""
+        return str(getattr(self.document.message, "name", self.document.kind)).rpartition("/")[2]
 
     def finding(self, path: str, message: str) -> str:
         """A violation as a line for people: `cart.yaml:7: stages[0].steps[1].wait.duration: is 25 days; ...`."""
@@ -84,9 +86,9 @@ def write_journey(journey: Journey) -> str:
     return _dump(_without_output(journey))
 
 
-def write_segment(segment: Segment) -> str:
-    """A segment as YAML the way people write it; `read_documents` makes the same segment of it."""
-    return _dump({"segment": _without_output(segment)})
+def write_document(kind: str, message: Message) -> str:
+    """A connection, policy, segment or template as YAML the way people write it; `read_documents` makes the same message of it."""
+    return _dump({kind: _without_output(message)})
 
 
 def segment_drafts(sources: Iterable[Source]) -> dict[str, SegmentDraft]:
@@ -98,14 +100,32 @@ def segment_drafts(sources: Iterable[Source]) -> dict[str, SegmentDraft]:
     }
 
 
-def _without_output(message: Journey | Segment) -> dict[str, object]:
-    """What people write of a message: the fields from 20 on are the service's own."""
+def _without_output(message: Message) -> dict[str, object]:
+    """What people write of a message: the fields from 20 on are the service's own, as is what it makes of a template."""
     fields = message.DESCRIPTOR.fields_by_name
-    return {name: value for name, value in written(message).items() if fields[name].number < 20}
+    own = set()
+    if isinstance(message, Template):
+        own = {"version", "html"} if message.mjml else {"version"}
+    return {
+        name: value
+        for name, value in written(message).items()
+        if fields[name].number < 20 and name not in own
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as blocks, so that a template can be read and edited."""
+
+
+def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text_node)
 
 
 def _dump(content: object) -> str:
-    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110))
+    return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110))
 
 
 def _count(findings: Sequence[str]) -> str:
@@ -195,7 +215,6 @@ def _doubles(sources: Iterable[Source]) -> list[str]:
     for source in sources:
         first = seen.setdefault((source.document.kind, source.name), source)
         if first is not source:
-            findings.append(
-                f"{source.at()}: {source.document.kind} {source.name} is given twice, first at {first.at()}"
-            )
+            what = " ".join(dict.fromkeys((source.document.kind, source.name)))
+            findings.append(f"{source.at()}: {what} is given twice, first at {first.at()}")
     return findings

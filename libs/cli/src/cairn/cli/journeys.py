@@ -13,6 +13,7 @@ from cairn.api.definition.v1.journey_pb2 import Journey, JourneyVersion, Purpose
 from cairn.cli.connect import Services, all_items
 from cairn.cli.documents import Source, read_sources, write_journey
 from cairn.cli.failures import CommandError
+from cairn.cli.listing import ListsByDefault
 from cairn.cli.lives import end, journey_state, pause, resource, resume
 from cairn.cli.options import json_option, limit_option, service_options
 from cairn.cli.output import (
@@ -30,15 +31,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _KIND_STYLES = {"ADDED": "green", "REMOVED": "red", "CHANGED": "yellow", "MOVED": "cyan"}
-
-
-class ListsByDefault(click.Group):
-    """A group that lists when no command is named: `cairn journeys --json` is `cairn journeys list --json`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0].startswith("-") and args[0] not in ctx.help_option_names):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
 
 
 @click.group(cls=ListsByDefault)

@@ -1,7 +1,6 @@
 """Owns `cairn journeys pause`, `resume` and `end`: what changes a published journey's life, and the wait until all know."""
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -10,9 +9,12 @@ import click
 from cairn.api.definition.v1 import definition_pb2 as definition
 from cairn.api.definition.v1.journey_pb2 import Journey, JourneyState, PauseMode
 from cairn.cli.apply import wait_live
+from cairn.cli.asking import confirm
 from cairn.cli.connect import Services
 from cairn.cli.options import json_option, service_options
 from cairn.cli.output import print_json, print_note, print_table, short_name, state_text, status
+
+_REMOVAL = "Remove all who are in {}? They can't be brought back."
 
 
 class _Changed(Protocol):
@@ -70,8 +72,8 @@ def pause(
 
     Returns when every live Evaluator knows.
     """
-    if mode.lower() == "drop" and not yes:
-        _confirm_removal(name)
+    if mode.lower() == "drop":
+        confirm(_REMOVAL.format(short_name(name)), yes=yes)
     request = definition.PauseJourneyRequest(
         name=resource(name), mode=PauseMode.Value(f"PAUSE_MODE_{mode.upper()}")
     )
@@ -111,17 +113,10 @@ def end(
     services: Services, name: str, remove: bool, yes: bool, wait: bool, timeout: float, as_json: bool
 ) -> None:
     """End a journey for good: nobody enters any more. Returns when every live Evaluator knows."""
-    if remove and not yes:
-        _confirm_removal(name)
+    if remove:
+        confirm(_REMOVAL.format(short_name(name)), yes=yes)
     request = definition.EndJourneyRequest(name=resource(name), remove=remove)
     _change_life(services, lambda: services.definition.EndJourney(request), "ended", wait, timeout, as_json)
-
-
-def _confirm_removal(name: str) -> None:
-    """Ask the person at the terminal; a program was told by the options what it does."""
-    if sys.stdin is not None and sys.stdin.isatty():
-        question = f"Remove all who are in {short_name(name)}? They can't be brought back."
-        click.confirm(question, abort=True, err=True)
 
 
 def _change_life(

@@ -34,11 +34,23 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "diagram": ("cairn.cli.diagram:diagram", "Draw journeys."),
     "segments": ("cairn.cli.segments:segments", "List, show, save and delete segments."),
     "events": ("cairn.cli.events:events", "Send events."),
-    "profiles": ("cairn.cli.profiles:profiles", "Describe and show profiles."),
+    "profiles": ("cairn.cli.profiles:profiles", "Describe, show and erase profiles."),
     "enrollments": ("cairn.cli.views:enrollments", "Who is where in which journey."),
     "explain": ("cairn.cli.explain:explain", "Why somebody is where he is in a journey, or is not in it."),
     "timeline": ("cairn.cli.views:timeline", "What happened to one profile."),
-    "deliveries": ("cairn.cli.views:deliveries", "What was handed to destinations, and its fate."),
+    "deliveries": (
+        "cairn.cli.deliveries:deliveries",
+        "What was handed to destinations, its fate; retry, resolve.",
+    ),
+    "connections": (
+        "cairn.cli.connections:connections",
+        "List, show, try and delete ways out; who is in an audience.",
+    ),
+    "templates": ("cairn.cli.templates:templates", "List, show, preview and delete the words of messages."),
+    "send-test": ("cairn.cli.send_test:send_test", "Send one message at once, to see how it arrives."),
+    "suppressions": ("cairn.cli.suppressions:suppressions", "Addresses that get no mail."),
+    "consents": ("cairn.cli.consents:consents", "Who agreed to be written to."),
+    "policy": ("cairn.cli.policy:policy", "How often, and when, people are written to at all."),
     "timers": ("cairn.cli.views:timers", "What is due when."),
 }
 """Name to place and one line of help: a command's module is imported only when it is used."""

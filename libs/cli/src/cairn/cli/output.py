@@ -6,7 +6,7 @@ read as markup.
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -73,14 +73,20 @@ def to_dict(message: "Message") -> dict[str, Any]:
     return MessageToDict(message, preserving_proto_field_name=True)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence["str | Text"]], *, title: str = "") -> None:
-    """A table on stdout; without rows a line that says so."""
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence["str | Text"]],
+    *,
+    title: str = "",
+    whole: Collection[str] = (),
+) -> None:
+    """A table on stdout; without rows a line that says so. Columns in `whole`, which people copy, are never broken."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in whole)
     for row in rows:
         table.add_row(*(clean(cell) if isinstance(cell, str) else cell for cell in row))
     if not table.row_count:

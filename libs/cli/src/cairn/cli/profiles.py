@@ -1,4 +1,4 @@
-"""Owns `cairn profiles`: describing profiles and showing one."""
+"""Owns `cairn profiles`: describing profiles, showing one, erasing some."""
 
 import asyncio
 import json
@@ -8,12 +8,20 @@ from typing import IO
 import click
 
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
-from cairn.api.evaluator.v1.evaluator_pb2 import GetProfileRequest, Profile, UpsertMode, UpsertProfilesRequest
+from cairn.api.evaluator.v1.evaluator_pb2 import (
+    EraseProfilesRequest,
+    GetProfileRequest,
+    Profile,
+    UpsertMode,
+    UpsertProfilesRequest,
+)
+from cairn.cli.asking import confirm, is_asked, yes_option
 from cairn.cli.connect import Services
 from cairn.cli.failures import CommandError
 from cairn.cli.jsonl import Line, ProfileLine, batches, count_lines, parse_pairs, read_profiles
 from cairn.cli.options import json_option, service_options
 from cairn.cli.output import (
+    clean,
     plural,
     print_json,
     print_message,
@@ -24,10 +32,12 @@ from cairn.cli.output import (
     to_dict,
 )
 
+_ERASED_AT_ONCE = 1_000
+
 
 @click.group()
 def profiles() -> None:
-    """Describe and show profiles."""
+    """Describe, show and erase profiles."""
 
 
 @profiles.command(
@@ -145,6 +155,46 @@ def get(services: Services, profile: str, as_json: bool) -> None:
         (f"attribute {key}", _plain(value)) for key, value in to_dict(found).get("attributes", {}).items()
     ]
     print_table((found.profile_id, ""), rows)
+
+
+@profiles.command(
+    epilog="""\b
+Examples:
+  cairn profiles erase ada
+  cairn profiles erase ada ben --yes
+  xargs cairn profiles erase --yes < leavers.txt
+"""
+)
+@click.argument("profile_ids", metavar="PROFILE...", nargs=-1, required=True)
+@yes_option
+@json_option
+@service_options("evaluator")
+def erase(services: Services, profile_ids: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Erase profiles for good: attributes, behavior, enrollments, timers and history go, and what is on its way to them.
+
+    Ad platforms are asked to remove them. A keyed hash stays, so that no late event or message brings one back.
+    Where nobody can be asked, --yes has to be given.
+    """
+    ids = [each.removeprefix("profiles/") for each in profile_ids]
+    if not yes and not is_asked():
+        raise click.UsageError("Nobody is here to be asked: give --yes to erase for good.")
+    whom = ids[0] if len(ids) == 1 else f"{len(ids):,} profiles"
+    confirm(f"Erase {clean(whom)}? Nothing can bring them back.", yes=yes)
+
+    async def run() -> int:
+        erased = 0
+        async with services:
+            for batch in batches(ids, _ERASED_AT_ONCE):
+                answer = await services.evaluator.EraseProfiles(EraseProfilesRequest(profile_ids=batch))
+                erased += answer.erased
+        return erased
+
+    erased = asyncio.run(run())
+    if as_json:
+        print_json({"erased": erased, "unknown": len(ids) - erased})
+    else:
+        unknown = f"; {plural(len(ids) - erased, 'profile')} not known" if erased < len(ids) else ""
+        print_note(f"{erased:,} erased{unknown}.")
 
 
 def profile_resource(profile: str) -> str:

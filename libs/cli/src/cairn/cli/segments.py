@@ -7,8 +7,8 @@ import click
 from cairn.api.definition.v1 import definition_pb2 as definition
 from cairn.api.definition.v1.journey_pb2 import Segment
 from cairn.cli.connect import Services, all_items
-from cairn.cli.documents import write_segment
-from cairn.cli.journeys import ListsByDefault
+from cairn.cli.documents import write_document
+from cairn.cli.listing import ListsByDefault
 from cairn.cli.options import json_option, limit_option, service_options
 from cairn.cli.output import print_json, print_message, print_note, print_table, short_name, show_time
 
@@ -74,7 +74,7 @@ def get(services: Services, name: str, as_json: bool) -> None:
     if as_json:
         print_message(found)
     else:
-        click.echo(write_segment(found), nl=False)
+        click.echo(write_document("segment", found), nl=False)
 
 
 @segments.command(

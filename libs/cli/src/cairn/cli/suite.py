@@ -24,6 +24,9 @@ from cairn.runtime.errors import StartupError
 HOST = "127.0.0.1"
 DEFAULT_PORT_BASE = 7401
 HTTP_PORT_OFFSET = 2000
+PUBLIC_PORT_OFFSET = 1000
+PUBLIC_SERVICE = "activation"
+"""The service that the world reaches: people unsubscribe there, and providers tell it what became of mails."""
 READY_SECONDS = 60.0
 STOP_SECONDS = 30.0  # more than a service's own drain
 
@@ -31,18 +34,19 @@ _PEERS: Mapping[str, tuple[str, ...]] = {
     "definition": ("activation",),
     "evaluator": ("definition", "scheduler", "activation"),
     "scheduler": ("evaluator",),
-    "activation": ("evaluator",),
+    "activation": ("evaluator", "definition"),
 }
 _POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One service process: which service, where it listens, and the process."""
+    """One service process: which service, where it listens, and the process. `public_port` is 0 where there is none."""
 
     service: str
     grpc_port: int
     http_port: int
+    public_port: int
     child: Child
 
     @property
@@ -55,12 +59,30 @@ class Instance:
         """Where `/metrics` and `/healthz` are."""
         return f"http://{HOST}:{self.http_port}"
 
+    @property
+    def public_url(self) -> str:
+        """Where people unsubscribe; empty where nobody does."""
+        return f"http://{HOST}:{self.public_port}" if self.public_port else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ports:
+    """Where one process listens; `public` is 0 for those that have no such port."""
+
+    grpc: int
+    http: int
+    public: int = 0
+
+    def all(self) -> tuple[int, ...]:
+        return tuple(filter(None, (self.grpc, self.http, self.public)))
+
 
 class Suite:
     """The four services, each under its own name ("evaluator"), and the Postgres they share.
 
     `dsn` is a Postgres of the caller's; without it an embedded one keeps its data in `data`, or in a temporary
-    folder that is removed at the end. `port_base` is the first of the gRPC ports (HTTP 2000 above); 0 takes free ones.
+    folder that is removed at the end. `port_base` is the first of the gRPC ports (HTTP 2000 above, Activation's public one
+    1000 above its own); 0 takes free ones.
     `speed` is the Evaluator's divisor of waits, for demonstrations and tests. `environment` adds variables for
     each service. The `CAIRN_*` variables of this process reach the services only when `inherit_settings` says so.
 
@@ -86,14 +108,11 @@ class Suite:
         self._speed = speed
         self._environment = environment or {}
         self._inherit_settings = inherit_settings
-        count = len(SERVICES)
-        if port_base:
-            grpc_ports = [port_base + index for index in range(count)]
-            http_ports = [port + HTTP_PORT_OFFSET for port in grpc_ports]
-        else:
-            ports = free_ports(2 * count)
-            grpc_ports, http_ports = ports[:count], ports[count:]
-        self._ports = dict(zip(SERVICES, zip(grpc_ports, http_ports, strict=True), strict=True))
+        self._ports: dict[str, _Ports] = {}
+        for index, service in enumerate(SERVICES):
+            self._ports[service] = (
+                _ports_from(service, port_base + index) if port_base else self._free_ports(service)
+            )
 
     @property
     def dsn(self) -> str:
@@ -102,15 +121,20 @@ class Suite:
 
     def address(self, name: str) -> str:
         """Where the gRPC calls of a service go: "127.0.0.1:7402"."""
-        return f"{HOST}:{self._ports[name][0]}"
+        return f"{HOST}:{self._ports[name].grpc}"
+
+    @property
+    def public_url(self) -> str:
+        """Where the mails' unsubscribe addresses lead, unless the environment names another place."""
+        return f"http://{HOST}:{self._ports[PUBLIC_SERVICE].public}"
 
     def start(self) -> None:
         """Start Postgres, migrate, start the services, return when all are ready.
 
         Raises StartupError with one line; what was started by then is stopped again.
         """
-        for pair in self._ports.values():
-            for port in pair:
+        for ports in self._ports.values():
+            for port in ports.all():
                 # A service would say so itself, but whoever has the port might pass for it meanwhile.
                 if not is_free(port):
                     raise StartupError(
@@ -146,7 +170,7 @@ class Suite:
     def launch(self, name: str) -> Instance:
         """Start one service without waiting for it; does nothing when it runs."""
         if name not in self.instances:
-            self.instances[name] = self._instance(name, name, *self._ports[name])
+            self.instances[name] = self._instance(name, name)
         self.instances[name].child.start()
         return self.instances[name]
 
@@ -154,9 +178,8 @@ class Suite:
         """Start one more process of a service on free ports; return its name ("evaluator-2"), for all other calls."""
         number = 1 + sum(each.service == service for each in self.instances.values())
         name = f"{service}-{number}"
-        grpc_port, http_port = free_ports(2, without={port for pair in self._ports.values() for port in pair})
-        self._ports[name] = grpc_port, http_port
-        self.instances[name] = self._instance(service, name, *self._ports[name])
+        self._ports[name] = self._free_ports(service)
+        self.instances[name] = self._instance(service, name)
         self.start_service(name)
         return name
 
@@ -180,7 +203,7 @@ class Suite:
 
     def ready(self, name: str) -> bool:
         """Whether a service says that it serves."""
-        connection = http.client.HTTPConnection(HOST, self._ports[name][1], timeout=2)
+        connection = http.client.HTTPConnection(HOST, self._ports[name].http, timeout=2)
         try:
             connection.request("GET", "/healthz")
             return connection.getresponse().status == http.HTTPStatus.OK
@@ -221,11 +244,17 @@ class Suite:
     ) -> None:
         self.stop()
 
-    def _instance(self, service: str, name: str, grpc_port: int, http_port: int) -> Instance:
+    def _free_ports(self, service: str) -> _Ports:
+        """Ports that nobody has, nor any other part of this suite is going to have."""
+        promised = {port for ports in self._ports.values() for port in ports.all()}
+        return _Ports(*free_ports(3 if service == PUBLIC_SERVICE else 2, without=promised))
+
+    def _instance(self, service: str, name: str) -> Instance:
         prefix = f"CAIRN_{service.upper()}_"
+        ports = self._ports[name]
         own = {
-            "GRPC_PORT": str(grpc_port),
-            "HTTP_PORT": str(http_port),
+            "GRPC_PORT": str(ports.grpc),
+            "HTTP_PORT": str(ports.http),
             "POSTGRES_DSN": self.dsn,
             "POSTGRES_ROLE": role_of(service),
         }
@@ -237,9 +266,23 @@ class Suite:
             for key, value in os.environ.items()
             if self._inherit_settings or not key.startswith("CAIRN_")
         }
+        if ports.public:
+            own["PUBLIC_PORT"] = str(ports.public)
+            # Of all replicas the same: any of them takes back what any of them gave out.
+            own["PUBLIC_BASE_URL"] = inherited.get(f"{prefix}PUBLIC_BASE_URL", self.public_url)
         environment = inherited | {prefix + key: value for key, value in own.items()}
         environment |= {"CAIRN_DIE_WITH_PARENT": "1", **self._environment.get(service, {})}
         command = (sys.executable, "-m", f"cairn.{service}", "serve")
         return Instance(
-            service, grpc_port, http_port, Child(name, command, environment, self.log_dir / f"{name}.log")
+            service,
+            ports.grpc,
+            ports.http,
+            ports.public,
+            Child(name, command, environment, self.log_dir / f"{name}.log"),
         )
+
+
+def _ports_from(service: str, port: int) -> _Ports:
+    """The ports of a service whose gRPC port is given."""
+    public = port + PUBLIC_PORT_OFFSET if service == PUBLIC_SERVICE else 0
+    return _Ports(port, port + HTTP_PORT_OFFSET, public)

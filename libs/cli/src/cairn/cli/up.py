@@ -1,5 +1,6 @@
 """Owns `cairn up`: the whole suite in the foreground until somebody stops it."""
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ from cairn.cli.options import json_option
 from cairn.cli.output import print_json, print_note, print_table, status
 from cairn.cli.suite import DEFAULT_PORT_BASE, Suite
 
+_BASE_URL = "CAIRN_ACTIVATION_PUBLIC_BASE_URL"
 _LOOK_SECONDS = 0.25
 
 
@@ -42,7 +44,7 @@ Examples:
     type=click.IntRange(1024, 63000),
     default=DEFAULT_PORT_BASE,
     show_default=True,
-    help="First of the four gRPC ports; HTTP ports lie 2000 above.",
+    help="First of the four gRPC ports; HTTP ports lie 2000 above, the public one of Activation 1000.",
 )
 @click.option("--free-ports", is_flag=True, help="Take whatever ports are free instead.")
 @click.option(
@@ -112,6 +114,7 @@ def _show(suite: Suite, speed: int, as_json: bool) -> None:
                     "http": each.http_url,
                     "pid": each.child.pid,
                     "log": str(each.child.log),
+                    **({"public": each.public_url} if each.public_url else {}),
                 }
                 for name, each in suite.instances.items()
             },
@@ -132,6 +135,8 @@ def _show(suite: Suite, speed: int, as_json: bool) -> None:
         print_note(
             f"Speed {speed}: waits, timeouts and staleness are divided by {speed}. Not for real people."
         )
+    if base_url := os.environ.get(_BASE_URL, suite.public_url):
+        print_note(f"Unsubscribe addresses in mails lead to {base_url} ({_BASE_URL} can name another place).")
     print_note("Ready. Ctrl-C stops everything.")
 
 

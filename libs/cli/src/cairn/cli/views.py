@@ -1,14 +1,11 @@
-"""Owns the views of what is going on: enrollments, timelines, deliveries, timers."""
+"""Owns the views of what is going on: enrollments, timelines, timers."""
 
 import asyncio
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import click
 
-from cairn.api.activation.v1.activation_pb2 import Delivery, DeliveryState, ListDeliveriesRequest
-from cairn.api.definition.v1.journey_pb2 import AudienceAction
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
 from cairn.api.evaluator.v1.evaluator_pb2 import (
     Enrollment,
@@ -20,16 +17,11 @@ from cairn.api.evaluator.v1.evaluator_pb2 import (
 )
 from cairn.api.scheduler.v1.scheduler_pb2 import ListedTimer, ListTimersRequest, TimerState
 from cairn.cli.connect import Services, all_items
+from cairn.cli.deliveries import delivery_state
+from cairn.cli.names import resource, value, word, words
 from cairn.cli.options import json_option, limit_option, service_options
 from cairn.cli.output import print_message, print_table, short_name, show_time, state_text, to_dict
 from cairn.cli.profiles import profile_resource
-
-_ENROLLMENT_PREFIX = "ENROLLMENT_STATE_"
-_DELIVERY_PREFIX = "DELIVERY_STATE_"
-
-
-def _names(keys: Sequence[str], prefix: str) -> list[str]:
-    return [key.removeprefix(prefix) for key in keys if not key.endswith("_UNSPECIFIED")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +62,9 @@ def _brief(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def delivery_state(state: DeliveryState.ValueType) -> str:
-    """The state's short name: "SENT"."""
-    return DeliveryState.Name(state).removeprefix(_DELIVERY_PREFIX)
-
-
 def enrollment_state(state: EnrollmentState.ValueType) -> str:
     """The state's short name: "WAITING"."""
-    return EnrollmentState.Name(state).removeprefix(_ENROLLMENT_PREFIX)
+    return word(EnrollmentState, state)
 
 
 @click.command(
@@ -94,7 +81,7 @@ Examples:
     "--state",
     "states",
     multiple=True,
-    type=click.Choice(_names(EnrollmentState.keys(), _ENROLLMENT_PREFIX), case_sensitive=False),
+    type=click.Choice(words(EnrollmentState), case_sensitive=False),
     help="Only in this state; may be repeated.",
 )
 @limit_option
@@ -106,8 +93,8 @@ def enrollments(
     """Who is where in which journey: open enrollments, and the last ended one of each journey."""
     request = ListEnrollmentsRequest(
         parent=profile_resource(profile),
-        journey=journey_resource(journey),
-        states=[EnrollmentState.Value(_ENROLLMENT_PREFIX + state.upper()) for state in states],
+        journey=resource("journeys", journey),
+        states=[value(EnrollmentState, state) for state in states],
     )
 
     async def fetch() -> list[Enrollment]:
@@ -180,79 +167,6 @@ def timeline(services: Services, profile: str, limit: int, as_json: bool) -> Non
 @click.command(
     epilog="""\b
 Examples:
-  cairn deliveries
-  cairn deliveries --profile ada
-  cairn deliveries --journey abandoned-cart --state FAILED --state UNKNOWN --json
-"""
-)
-@click.option("--profile", default="", help="Only to this profile.")
-@click.option("--journey", default="", help="Only of this journey.")
-@click.option(
-    "--state",
-    "states",
-    multiple=True,
-    type=click.Choice(_names(DeliveryState.keys(), _DELIVERY_PREFIX), case_sensitive=False),
-    help="Only in this state; may be repeated.",
-)
-@limit_option
-@json_option
-@service_options("activation")
-def deliveries(
-    services: Services, profile: str, journey: str, states: tuple[str, ...], limit: int, as_json: bool
-) -> None:
-    """What was handed to destinations, newest first, and its fate."""
-    request = ListDeliveriesRequest(
-        profile_id=profile.removeprefix("profiles/"),
-        journey=journey_resource(journey),
-        states=[DeliveryState.Value(_DELIVERY_PREFIX + state.upper()) for state in states],
-    )
-
-    async def fetch() -> list[Delivery]:
-        async with services:
-            call = services.activation.ListDeliveries
-            return [each async for each in all_items(call, request, lambda page: page.deliveries, limit)]
-
-    found = asyncio.run(fetch())
-    if as_json:
-        for each in found:
-            print_message(each)
-        return
-    print_deliveries(found)
-
-
-def print_deliveries(found: Sequence[Delivery]) -> None:
-    """The ledger's rows as a table."""
-    print_table(
-        ("profile", "journey", "step", "to", "state", "since", "tries", "detail"),
-        [
-            (
-                each.profile_id,
-                short_name(each.journey_version),
-                each.step,
-                destination(each),
-                state_text(delivery_state(each.state)),
-                show_time(each.state_time),
-                str(each.attempts),
-                each.detail,
-            )
-            for each in found
-        ],
-    )
-
-
-def destination(delivery: Delivery) -> str:
-    """Where a delivery goes, in words: "email, welcome", "meta-audience, ADD"."""
-    parts = [short_name(delivery.connection)]
-    if delivery.template:
-        parts.append(short_name(delivery.template))
-    if delivery.action:
-        parts.append(AudienceAction.Name(delivery.action).removeprefix("AUDIENCE_ACTION_"))
-    return ", ".join(parts)
-
-
-@click.command(
-    epilog="""\b
-Examples:
   cairn timers
   cairn timers --overdue
   cairn timers --parked --json
@@ -291,8 +205,3 @@ def timers(services: Services, profile: str, overdue: bool, parked: bool, limit:
             for each in found
         ],
     )
-
-
-def journey_resource(journey: str) -> str:
-    """`journeys/{id}` of an id or a resource name; empty stays empty, which means all."""
-    return f"journeys/{journey.removeprefix('journeys/')}" if journey else ""

@@ -6,6 +6,7 @@ from typing import Final
 from cairn.journey.limits import describe_us
 from cairn.journey.model import (
     Activation,
+    AudienceUntil,
     Branch,
     Decision,
     End,
@@ -23,6 +24,11 @@ from cairn.journey.model import (
 )
 from cairn.journey.times import to_datetime
 
+_UNTIL: Final = {
+    AudienceUntil.NEVER: "",
+    AudienceUntil.EXIT: "until the end",
+    AudienceUntil.GOAL: "until the goal",
+}
 WEEKDAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
@@ -47,8 +53,8 @@ def of_step(kind: StepKind) -> Words:
             return Words("wait", f"wait until {minute // 60:02}:{minute % 60:02}", _weekdays(weekdays))
         case WaitForCondition(criteria=criteria, timeout_us=timeout):
             return Words("wait", "wait for", f"at most {describe_us(timeout)}", criteria.source)
-        case Activation(channel=channel, template=template, action=action):
-            told = [template.removeprefix("templates/"), action.name.lower() if action else ""]
+        case Activation(channel=channel, template=template, action=action, until=until):
+            told = [template.removeprefix("templates/"), action.name.lower() if action else "", _UNTIL[until]]
             return Words("activation", channel.removeprefix("connections/"), " ".join(filter(None, told)))
         case Decision():
             return Words("decision", "decide", "the first that holds")

@@ -13,7 +13,7 @@ from cairn.journey import limits
 from cairn.journey.behavior import Behavior
 from cairn.journey.calendar import is_time_zone, next_time_of_day
 from cairn.journey.live import LiveJourney, Pause, PauseMode
-from cairn.journey.model import Target
+from cairn.journey.model import AudienceAction, AudienceUntil, Target
 from cairn.journey.plan import (
     ActivateInstruction,
     DecideInstruction,
@@ -59,6 +59,8 @@ _STAGE_ENTERED: Final = Kind.STAGE_ENTERED
 _ACTIVATION_REQUESTED: Final = Kind.ACTIVATION_REQUESTED
 _ACTIVATION_WITHDRAWN: Final = Kind.ACTIVATION_WITHDRAWN
 _RESTED: Final = Kind.RESTED
+_NEVER: Final = AudienceUntil.NEVER
+_REMOVE: Final = AudienceAction.REMOVE
 _ENDED: Final[Mapping[Kind, EnrollmentState]] = {
     Kind[state.name]: state for state in EnrollmentState if state not in OPEN_STATES
 }
@@ -203,7 +205,9 @@ class Running:
             until_us = max(now, instruction.moment_us)
         else:
             # A zone that the time zone database has dropped since must not hold anybody up.
-            zone = self.profile.time_zone if is_time_zone(self.profile.time_zone) else self.plan.time_zone
+            zone = self.profile.time_zone
+            if not is_time_zone(zone):
+                zone = self.plan.time_zone or "UTC"
             until_us = next_time_of_day(now, zone, instruction.minute, instruction.weekdays)
         enrollment.state = WAITING
         enrollment.wait_until_us = until_us
@@ -247,26 +251,64 @@ class Running:
     def activate(self, enrollment: Enrollment, instruction: ActivateInstruction) -> None:
         # A step is visited at most once in an enrollment: stages and steps only go forward.
         activation_id = f"{enrollment.enrollment_id}.{enrollment.position}"
+        pending = self.request(enrollment, instruction, activation_id, enrollment.stage, instruction.action)
+        enrollment.pending = (*enrollment.pending, pending)
+        if instruction.until is not _NEVER:
+            enrollment.added = (*enrollment.added, enrollment.position)
+        detail = {"activation_id": activation_id, "channel": instruction.channel}
+        self.record(_ACTIVATION_REQUESTED, enrollment, instruction.step_id, detail)
+
+    def request(
+        self,
+        enrollment: Enrollment,
+        instruction: ActivateInstruction,
+        activation_id: str,
+        stage: int,
+        action: AudienceAction,
+    ) -> PendingActivation:
+        """Asks for what an activation does, with all that the message needs."""
+        profile = self.profile
         self.effects.append(
             RequestActivation(
                 activation_id=activation_id,
                 request_us=enrollment.now_us,
                 version=enrollment.version,
                 enrollment_id=enrollment.enrollment_id,
-                stage=self.plan.stage_names[enrollment.stage],
+                stage=self.plan.stage_names[stage],
                 step_id=instruction.step_id,
                 channel=instruction.channel,
                 template=instruction.template,
-                action=instruction.action,
-                attributes=self.profile.attributes,
+                action=action,
+                attributes=profile.attributes,
                 entry=enrollment.entry,
                 latest=enrollment.latest_event,
+                time_zone=profile.time_zone or self.plan.time_zone,
             )
         )
-        pending = PendingActivation(activation_id, enrollment.now_us, instruction.step_id)
-        enrollment.pending = (*enrollment.pending, pending)
-        detail = {"activation_id": activation_id, "channel": instruction.channel}
-        self.record(_ACTIVATION_REQUESTED, enrollment, instruction.step_id, detail)
+        return PendingActivation(activation_id, enrollment.now_us, instruction.step_id)
+
+    def let_go(self, enrollment: Enrollment, kind: Kind) -> tuple[PendingActivation, ...]:
+        """Has the audiences that the enrollment added the profile to remove it again, as far as this kind of end asks for it.
+
+        Also where the addition has no receipt: it may be under way, and removing who is no member harms nobody. A removal is no message:
+        it does not wait for a paused journey to resume.
+        """
+        asked = []
+        for position in enrollment.added:
+            instruction = self.plan.program[position]
+            assert type(instruction) is ActivateInstruction
+            if instruction.until is AudienceUntil.GOAL and kind is not Kind.GOAL_ACHIEVED:
+                continue
+            activation_id = f"{enrollment.enrollment_id}.{position}.remove"
+            stage = self.plan.stage_at(position)
+            asked.append(self.request(enrollment, instruction, activation_id, stage, _REMOVE))
+            detail = {
+                "activation_id": activation_id,
+                "channel": instruction.channel,
+                "action": _REMOVE.name,
+            }
+            self.record(_ACTIVATION_REQUESTED, enrollment, instruction.step_id, detail, stage)
+        return tuple(asked)
 
     def jump(self, enrollment: Enrollment, instruction: JumpInstruction) -> None:
         target = instruction.target
@@ -328,13 +370,15 @@ class Running:
         exit: str = "",
         step: str = "",
     ) -> None:
+        # Before the end is told: who has left is silent.
+        enrollment.pending = self.let_go(enrollment, kind) if enrollment.added else ()
+        enrollment.added = ()
         self.record(kind, enrollment, step, detail)
         self.cancel_timer(enrollment)
         enrollment.state = _ENDED[kind]
         enrollment.end_us = enrollment.now_us
         enrollment.exit = exit
         enrollment.wait_until_us = 0
-        enrollment.pending = ()
         enrollment.entry = enrollment.latest = enrollment.held = None
         self.keep(enrollment)
         self.enrollment = None

@@ -10,6 +10,7 @@ from cairn.journey._reader import Reader, quote
 from cairn.journey.model import (
     Activation,
     AudienceAction,
+    AudienceUntil,
     Branch,
     Decision,
     End,
@@ -186,7 +187,23 @@ class StepReader(Reader):
             self.wrong(f"{path}.action", f"is {message.action}, which is no action; say ADD or REMOVE")
         else:
             action = AudienceAction(message.action)
-        return Activation(f"connections/{channel}", f"templates/{template}" if template else "", action)
+        until = self._until(f"{path}.until", message)
+        return Activation(
+            f"connections/{channel}", f"templates/{template}" if template else "", action, until
+        )
+
+    def _until(self, path: str, message: pb.Activation) -> AudienceUntil:
+        until = message.until or pb.AUDIENCE_UNTIL_NEVER
+        if until not in pb.AudienceUntil.values():
+            self.wrong(path, f"is {until}, which is no way to end; say EXIT, GOAL or NEVER")
+            return AudienceUntil.NEVER
+        if until != pb.AUDIENCE_UNTIL_NEVER and message.action != pb.AUDIENCE_ACTION_ADD:
+            name = pb.AudienceUntil.Name(until).removeprefix("AUDIENCE_UNTIL_")
+            self.wrong(
+                path,
+                f"is {name} without the action ADD; only who was added can be removed again: leave it out",
+            )
+        return AudienceUntil(until)
 
     def _decision(self, path: str, message: pb.Decision, step_id: str) -> Decision:
         count = len(message.branches)

@@ -5,6 +5,7 @@ as removed and added.
 """
 
 import enum
+import json
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import yaml
+from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cairn.api.definition.v1 import journey_pb2 as pb
@@ -100,7 +103,9 @@ def written(message: Message, *, inner: bool = True) -> dict[str, Any]:
     for descriptor, value in _given(message):
         if descriptor.message_type in _INNER and descriptor.is_repeated and not inner:
             continue
-        if descriptor.is_repeated:
+        if descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry:
+            found[descriptor.name] = dict(sorted(value.items()))
+        elif descriptor.is_repeated:
             found[descriptor.name] = [_written_value(descriptor, each, inner) for each in value]
         else:
             found[descriptor.name] = _written_value(descriptor, value, inner)
@@ -262,8 +267,12 @@ def _written_value(descriptor: FieldDescriptor, value: Any, inner: bool) -> Any:
         return _duration(value)
     if isinstance(value, Timestamp):
         return value.ToJsonString()
+    if isinstance(value, Struct):
+        return json_format.MessageToDict(value)
     if isinstance(value, Message):
         return written(value, inner=inner)
+    if isinstance(value, bytes):
+        return json.loads(value)
     if descriptor.enum_type is not None:
         return _short_enum(descriptor, value)
     return value.rpartition("/")[2] if descriptor.name in _RESOURCES else value

@@ -5,6 +5,7 @@ Field names are the contract's (its JSON names are taken too), a duration may be
 """
 
 import difflib
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _MAX_DEPTH: Final = 64
 
 _WRAPPERS: Final[dict[str, type[Message]]] = {
     "connection": activation_pb2.Connection,
+    "policy": activation_pb2.SendingPolicy,
     "segment": journey_pb2.Segment,
     "template": activation_pb2.Template,
 }
@@ -45,7 +47,10 @@ _CLASSES: Final = {yaml.MappingNode: "a mapping", yaml.SequenceNode: "a list", y
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document of a file: a journey bare, a connection, a segment or a template under a key of that name. `line` is its first."""
+    """One document of a file: a journey bare; a connection, a policy, a segment or a template under a key of that name.
+
+    `line` is its first.
+    """
 
     kind: str
     message: Message
@@ -215,7 +220,11 @@ class _Reader:
         elif field.is_repeated:
             self.repeated(node, getattr(message, field.name), field, path, depth)
         elif entry is None:
-            value = self.scalar(node, field, path)
+            value = (
+                self.json(node, path, depth)
+                if field.type == FieldDescriptor.TYPE_BYTES
+                else self.scalar(node, field, path)
+            )
             if value is not None:
                 setattr(message, field.name, value)
         else:
@@ -229,6 +238,12 @@ class _Reader:
                 self.duration(node, child, path)
             case "google.protobuf.Timestamp":
                 self.timestamp(node, child, path)
+            case "google.protobuf.Struct":
+                value = self.plain(node, path, depth)
+                if isinstance(value, dict):
+                    child.update(value)  # type: ignore[attr-defined]  # a Struct by its name
+                else:
+                    self.wrong(path, node, f"is {_CLASSES[type(node)]}; it is a mapping")
             case _:
                 self.message(node, child, path, depth)
 
@@ -258,6 +273,45 @@ class _Reader:
                 self.wrong(path, value, "holds a lone surrogate, which is no text")
             else:
                 target[key.value] = value.value
+
+    def json(self, node: yaml.Node, path: str, depth: int) -> bytes | None:
+        """A field that holds a JSON object: written as a mapping."""
+        value = self.plain(node, path, depth)
+        if isinstance(value, dict):
+            return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        if value is not None:
+            self.wrong(path, node, f"is {_CLASSES[type(node)]}; it is a mapping")
+        return None
+
+    def plain(self, node: yaml.Node, path: str, depth: int) -> Any:
+        """What a JSON document would hold: mappings, lists, texts, numbers, truth. What JSON has no word for stays the text it is."""
+        if not self.enough(node, path, depth):
+            return None
+        if isinstance(node, yaml.MappingNode):
+            return {
+                self.plain_text(key, path): self.plain(value, path, depth + 1) for key, value in node.value
+            }
+        if isinstance(node, yaml.SequenceNode):
+            return [self.plain(each, path, depth + 1) for each in node.value]
+        match str(node.tag).rpartition(":")[2]:
+            case "null":
+                return None
+            case "bool":
+                return node.value.lower() in {"true", "yes", "on"}
+            case "int" if re.fullmatch(r"-?(0|[1-9]\d{0,17})", node.value):
+                return int(node.value)
+            case "float" if re.fullmatch(r"-?\d{1,18}\.\d{1,18}", node.value):
+                return float(node.value)
+        return self.plain_text(node, path)
+
+    def plain_text(self, node: yaml.Node, path: str) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            self.wrong(path, node, f"has {_CLASSES[type(node)]} for a name; a name is a text")
+            return ""
+        if not _is_text(node.value):
+            self.wrong(path, node, "holds a lone surrogate, which is no text")
+            return ""
+        return str(node.value)
 
     def scalar(self, node: yaml.Node, field: FieldDescriptor, path: str) -> str | int | bool | None:
         if not isinstance(node, yaml.ScalarNode):

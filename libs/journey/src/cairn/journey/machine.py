@@ -75,12 +75,15 @@ class _Run(Running):
     # The kinds of input
 
     def take_receipt(self, input: ReceiptInput, _: bool) -> Outcome:
-        enrollment = self.enrollment
-        if enrollment is None:
+        # One that has ended waits for the fates of what it asked for at its end; they do not open it again.
+        enrollment = self.enrollment or self.before.enrollment
+        if enrollment is None or not enrollment.pending:
             return Outcome(self.before)
         pending = [each for each in enrollment.pending if each.activation_id != input.activation_id]
         if len(pending) == len(enrollment.pending):
             return Outcome(self.before)
+        if self.enrollment is None:
+            enrollment = replace(enrollment)
         enrollment.pending = tuple(pending)
         self.keep(enrollment)
         return Outcome(self.standing)

@@ -30,6 +30,15 @@ class AudienceAction(enum.IntEnum):
     REMOVE = 2
 
 
+class AudienceUntil(enum.IntEnum):
+    """When an audience lets go of a profile that an enrollment added: never, when the enrollment ends in whatever way, or only when it
+    ends because its goal was achieved. The numbers are those of the contract."""
+
+    NEVER = 1
+    EXIT = 2
+    GOAL = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Reentry:
     """The rules of re-entry; `max_entries` 0 means no limit."""
@@ -92,11 +101,13 @@ class WaitForCondition:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """Hands the profile to a destination; `channel` and `template` are resource names, `template` may be empty."""
+    """Hands the profile to a destination; `channel` and `template` are resource names, `template` may be empty. `until` is other than
+    NEVER only with the action ADD."""
 
     channel: str
     template: str
     action: AudienceAction
+    until: AudienceUntil = AudienceUntil.NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +183,7 @@ class Journey:
     """A journey that can be run.
 
     `key` is the path of the event property that tells its enrollments apart, empty for none; `time_zone` is for profiles
-    that have none; `goal_target` is the journey that is begun when the goal is achieved.
+    that have none, empty when the journey says nothing of it; `goal_target` is the journey that is begun when the goal is achieved.
     """
 
     journey_id: str
@@ -183,7 +194,7 @@ class Journey:
     exits: tuple[ExitCriterion, ...]
     stages: tuple[Stage, ...]
     key: tuple[str, ...] = ()
-    time_zone: str = "UTC"
+    time_zone: str = ""
     goal_target: Target | None = field(default=None)
 
 

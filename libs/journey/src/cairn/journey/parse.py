@@ -98,7 +98,7 @@ class _Parser(StepReader):
     def time_zone(self, name: str) -> str:
         if name and not is_time_zone(name):
             self.wrong("time_zone", f"is {quote(name)}, which is no IANA time zone; one is Asia/Tokyo")
-        return name or "UTC"
+        return name
 
     def goal(self, message: pb.Journey) -> tuple[Criteria | None, Target | None]:
         if not message.HasField("goal"):

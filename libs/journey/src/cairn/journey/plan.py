@@ -8,6 +8,7 @@ from cairn.journey import limits
 from cairn.journey.model import (
     Activation,
     AudienceAction,
+    AudienceUntil,
     Decision,
     End,
     ExitCriterion,
@@ -69,12 +70,13 @@ class WaitForConditionInstruction:
 @final
 @dataclass(frozen=True, slots=True)
 class ActivateInstruction:
-    """Ask for an activation and go on."""
+    """Ask for an activation and go on; unless `until` is NEVER, a removal is asked for when the enrollment ends."""
 
     step_id: str
     channel: str
     template: str
     action: AudienceAction
+    until: AudienceUntil = AudienceUntil.NEVER
 
 
 @final
@@ -175,7 +177,7 @@ class Chances:
 class Plan:
     """One version of a journey, ready to run. An enrollment is a position in `program`.
 
-    `segments` are the criteria of the segments that the version was published with.
+    `segments` are the criteria of the segments that the version was published with; `time_zone` is the journey's own, empty for none.
     """
 
     journey_id: str
@@ -218,6 +220,10 @@ class Plan:
         of_journey = [exit.stale_us for exit in self.exits if exit.stale_us and applies(exit, stage)]
         of_stage = [exit.stale_us for exit in self.stages[stage].exits if exit.stale_us]
         return min(of_journey, default=0), min(of_stage, default=0)
+
+    def stage_at(self, position: int) -> int:
+        """The index of the stage that an instruction stands in."""
+        return sum(stage.start <= position for stage in self.stages) - 1
 
     def criteria(self) -> Iterator[Criteria]:
         """Every criteria of the plan, those of its segments last."""
@@ -341,7 +347,7 @@ class _Program:
             case WaitUntilTime(minute=minute, weekdays=weekdays):
                 write(WaitUntilTimeInstruction(step.step_id, minute, weekdays))
             case Activation() as made:
-                write(ActivateInstruction(step.step_id, made.channel, made.template, made.action))
+                write(ActivateInstruction(step.step_id, made.channel, made.template, made.action, made.until))
             case Jump(target=target):
                 write(JumpInstruction(step.step_id, target))
             case End():

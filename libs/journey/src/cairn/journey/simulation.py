@@ -266,6 +266,7 @@ def more_of(transition: Transition, show: Callable[[int], str]) -> str:
         parts.append("to " + "/".join(filter(None, (detail["journey"], detail["stage"]))))
     parts.append(detail.get("branch", ""))
     parts.append(detail.get("way", "").replace("_", " "))
+    parts.append(detail.get("action", ""))
     for word, name in (("through", "channel"), ("by", "exit"), ("because of", "reason")):
         if detail.get(name):
             parts.append(f"{word} {detail[name].removeprefix('connections/')}")

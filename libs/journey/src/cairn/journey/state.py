@@ -83,7 +83,8 @@ class Enrollment(msgspec.Struct, array_like=True, gc=False):
     came to rest. `now_us` is its logical time. `wake_us` is the due time of the one timer that the Scheduler holds for it
     (0: none), whose id is made from `wake_number`. `entry` is the event that began it, `latest` the last one that reached
     it, None as long as that is `entry`: most never see another, and would be twice as large. `held` is the one that its steps
-    will see when a paused journey resumes.
+    will see when a paused journey resumes. `added` are the instructions that added the profile to an audience which may have to
+    let go of it at the end; `pending` is, once it has ended, what was asked for then.
     """
 
     enrollment_id: str
@@ -104,6 +105,7 @@ class Enrollment(msgspec.Struct, array_like=True, gc=False):
     entry: Json | None = None
     latest: Json | None = None
     held: Json | None = None
+    added: tuple[int, ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -246,7 +248,8 @@ class CancelTimer(msgspec.Struct, frozen=True, gc=False):
 
 
 class RequestActivation(msgspec.Struct, frozen=True, gc=False):
-    """Hand the profile to a destination; `attributes`, `entry` and `latest` are what the message needs."""
+    """Hand the profile to a destination; `attributes`, `entry` and `latest` are what the message needs, `time_zone` is that of the
+    profile, else the journey's own, else empty."""
 
     activation_id: str
     request_us: int
@@ -260,6 +263,7 @@ class RequestActivation(msgspec.Struct, frozen=True, gc=False):
     attributes: Mapping[str, Any]
     entry: Json | None
     latest: Json | None
+    time_zone: str = ""
 
 
 class WithdrawActivation(msgspec.Struct, frozen=True, gc=False):

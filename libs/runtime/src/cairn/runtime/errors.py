@@ -60,6 +60,7 @@ REASON_CODES: Mapping[ErrorReason.ValueType, grpc.StatusCode] = MappingProxyType
         ErrorReason.ERROR_REASON_TIME_ZONE_INVALID: _INVALID,
         ErrorReason.ERROR_REASON_TIMER_INVALID: _INVALID,
         ErrorReason.ERROR_REASON_ACTIVATION_INVALID: _INVALID,
+        ErrorReason.ERROR_REASON_PROFILE_ERASED: _INVALID,
         ErrorReason.ERROR_REASON_CONNECTION_UNKNOWN: grpc.StatusCode.NOT_FOUND,
         ErrorReason.ERROR_REASON_TEMPLATE_UNKNOWN: grpc.StatusCode.NOT_FOUND,
     }

@@ -1,20 +1,32 @@
 """Owns the gRPC face of the service, and of it the calls about the ledger: parse, one operation, render."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 
 from cairn.activation import wire
+from cairn.activation.api_audiences import AudienceCalls
 from cairn.activation.api_people import PeopleCalls
+from cairn.activation.api_policy import PolicyCalls
 from cairn.activation.api_resources import ResourceCalls
+from cairn.activation.audiences import Audiences
 from cairn.activation.catalog import Catalog
+from cairn.activation.erasure import Eraser
+from cairn.activation.model import Delivery
 from cairn.activation.operations import Ledger
+from cairn.activation.people import People
+from cairn.activation.policy import Policies
 from cairn.activation.secrets import Secrets
+from cairn.activation.wire_people import to_feedback
 from cairn.api.activation.v1 import activation_pb2 as pb
 from cairn.api.activation.v1 import activation_pb2_grpc
 from cairn.postgres.pool import Pool, translate_errors
 from cairn.runtime.clock import now_us
 from cairn.runtime.service import Role
+
+_MOST_WATCHES = 32
+"""Streams of WatchDeliveries at a time: each asks every bucket once a second."""
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -53,18 +65,35 @@ ROLES = {
 """The least role for each call."""
 
 
-class ActivationServicer(ResourceCalls, PeopleCalls, activation_pb2_grpc.ActivationServiceServicer):
+class ActivationServicer(
+    ResourceCalls, PeopleCalls, PolicyCalls, AudienceCalls, activation_pb2_grpc.ActivationServiceServicer
+):
     """`cairn.api.activation.v1.ActivationService`."""
 
     def __init__(
-        self, ledger: Ledger, pool: Pool, catalog: Catalog, secrets: Secrets, most_under_way: int
+        self,
+        ledger: Ledger,
+        pool: Pool,
+        catalog: Catalog,
+        secrets: Secrets,
+        most_under_way: int,
+        *,
+        people: People,
+        eraser: Eraser,
+        policies: Policies,
+        audiences: Audiences,
     ) -> None:
         self._ledger = ledger
         self._pool = pool
         self._catalog = catalog
         self._secrets = secrets
+        self._people = people
+        self._eraser = eraser
+        self._policies = policies
+        self._audiences = audiences
         self._most_under_way = most_under_way
         self._under_way = 0
+        self._watches = 0
 
     async def Activate(self, request: pb.ActivateRequest, context: _Context) -> pb.ActivateResponse:
         size = len(request.activations)
@@ -107,7 +136,11 @@ class ActivationServicer(ResourceCalls, PeopleCalls, activation_pb2_grpc.Activat
         activation_id = wire.delivery_id(request.name)
         with translate_errors():
             delivery = await self._ledger.get(activation_id)
-        return pb.GetDeliveryResponse(delivery=wire.to_delivery(delivery))
+            return pb.GetDeliveryResponse(delivery=await self._render(delivery))
+
+    async def _render(self, delivery: Delivery) -> pb.Delivery:
+        feedback = await self._ledger.read_feedback(delivery)
+        return wire.to_delivery(delivery, [to_feedback(row) for row in feedback])
 
     async def ListDeliveries(
         self, request: pb.ListDeliveriesRequest, context: _Context
@@ -119,3 +152,35 @@ class ActivationServicer(ResourceCalls, PeopleCalls, activation_pb2_grpc.Activat
             deliveries=[wire.to_delivery(delivery) for delivery in deliveries],
             next_page_token=wire.deliveries_token(deliveries[-1]) if more else "",
         )
+
+    async def WatchDeliveries(
+        self, request: pb.WatchDeliveriesRequest, context: _Context
+    ) -> AsyncIterator[pb.WatchDeliveriesResponse]:
+        watched = wire.parse_watch(request)
+        if self._watches >= _MOST_WATCHES:
+            raise wire.too_many_watches(_MOST_WATCHES)
+        self._watches += 1
+        try:
+            with translate_errors():
+                async for page in self._ledger.watch(watched).changes():
+                    yield pb.WatchDeliveriesResponse(deliveries=[wire.to_delivery(d) for d in page])
+        finally:
+            self._watches -= 1
+
+    async def RetryDelivery(
+        self, request: pb.RetryDeliveryRequest, context: _Context
+    ) -> pb.RetryDeliveryResponse:
+        activation_id = wire.delivery_id(request.name)
+        reason = wire.parse_reason(request.reason)
+        with translate_errors():
+            delivery = await self._ledger.retry(activation_id, reason, now_us())
+            return pb.RetryDeliveryResponse(delivery=await self._render(delivery))
+
+    async def ResolveDelivery(
+        self, request: pb.ResolveDeliveryRequest, context: _Context
+    ) -> pb.ResolveDeliveryResponse:
+        activation_id = wire.delivery_id(request.name)
+        state, reason = wire.parse_resolution(request), wire.parse_reason(request.reason)
+        with translate_errors():
+            delivery = await self._ledger.resolve(activation_id, state, reason, now_us())
+            return pb.ResolveDeliveryResponse(delivery=await self._render(delivery))

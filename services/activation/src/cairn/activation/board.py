@@ -3,7 +3,7 @@
 Refuses to hold work itself: what is lost with the process is found again in the ledger.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 from cairn.activation.model import Fates
 
@@ -17,10 +17,15 @@ class Board:
     def __init__(self, holder: int) -> None:
         self.holder = holder
         self.on_work: Callable[[int, str], None] = lambda bucket, connection: None
+        """Told that there may be something to do on a connection in a bucket."""
+        self.on_accepted: Callable[[int, str, int], None] = lambda bucket, connection, arrived: None
+        """Told that there is something to do there: so many deliveries were just accepted."""
         self.on_fates: Callable[[Fates], None] = lambda fates: None
         """Told of fates that are committed, to be told on from memory."""
         self.on_untold: Callable[[int], None] = lambda bucket: None
         """Told of a bucket whose outbox has fates that memory does not have."""
+        self.on_said: Callable[[], None] = lambda: None
+        """Told that what people said was written: a suppression or a consent."""
         self._oldest: dict[int, int | None] = {}
         self._sequence = 0
 
@@ -43,14 +48,14 @@ class Board:
         window = now - _WINDOW_US
         return window if oldest is None else min(oldest, window)
 
-    def accepted(self, bucket: int, connections: Iterable[str], oldest_us: int) -> bool:
-        """New rows are committed: their lanes start at once. False when the bucket is not ours."""
+    def accepted(self, bucket: int, connections: Mapping[str, int], oldest_us: int) -> bool:
+        """New rows are committed, so many on each connection: their lanes start at once. False when the bucket is not ours."""
         if bucket not in self._oldest:
             return False
         oldest = self._oldest[bucket]
         self._oldest[bucket] = oldest_us if oldest is None else min(oldest, oldest_us)
-        for connection in connections:
-            self.on_work(bucket, connection)
+        for connection, arrived in connections.items():
+            self.on_accepted(bucket, connection, arrived)
         return True
 
     def take_numbers(self, count: int, now: int) -> int:

@@ -1,6 +1,7 @@
 """Owns connections and templates in memory: parsed and compiled once for each etag, looked up again after a second.
 
-So a change holds at once for the process that took it, and within a second for the others.
+So a change holds at once for the process that took it, and within a second for the others. A template that is changed back to what it
+was is not compiled again, but has a new version.
 """
 
 import copy
@@ -60,6 +61,11 @@ class Catalog:
         self._channels: dict[str, _Shared] = {}
         self._changes = 0
 
+    @property
+    def tools(self) -> ChannelTools:
+        """What its channels work with."""
+        return self._tools
+
     async def find(
         self, database: Database, connections: Iterable[str], templates: Iterable[str] = ()
     ) -> Found:
@@ -103,6 +109,9 @@ class Catalog:
             cached = known.get(name)
             if cached is None or cached.etag != row.etag:
                 cached = _Cached(row.etag, _load(row))
+            elif isinstance(cached.value, CompiledTemplate):
+                # It may have been changed, and changed back, since we looked.
+                cached.value.version = row.version
             cached.fresh_until = fresh_until
             self._cache[name] = cached
 
@@ -139,8 +148,12 @@ class Catalog:
 def _load(row: Resource) -> pb.Connection | CompiledTemplate:
     if row.kind == CONNECTIONS:
         return read_connection(row)
-    template = read_template(row)
-    return CompiledTemplate(template.subject, template.text, template.html)
+    return compile_template(read_template(row))
+
+
+def compile_template(template: pb.Template, subject_prefix: str = "") -> CompiledTemplate:
+    """A template that was checked, ready to be rendered."""
+    return CompiledTemplate(subject_prefix + template.subject, template.text, template.html, template.version)
 
 
 def read_connection(row: Resource) -> pb.Connection:
@@ -156,6 +169,7 @@ def read_template(row: Resource) -> pb.Template:
     template = json_format.Parse(row.body, pb.Template(), ignore_unknown_fields=True)
     template.name = row.name
     template.etag = row.etag
+    template.version = row.version
     return template
 
 
@@ -165,6 +179,8 @@ def to_resource(message: pb.Connection | pb.Template, kind: str, id_: str, now: 
     bare.name = f"{kind}/{id_}"
     bare.ClearField("etag")
     bare.ClearField("update_time")
+    if isinstance(bare, pb.Template):
+        bare.ClearField("version")
     body = json_format.MessageToJson(bare, indent=None, sort_keys=True)
     etag = hashlib.sha256(body.encode()).hexdigest()[:16]
     return Resource(kind, id_, body, etag, now)

@@ -8,7 +8,8 @@ import structlog
 
 from cairn.activation import metrics, store, store_receipts, store_resources, store_work
 from cairn.activation.channels import REPEATABLE_KINDS
-from cairn.activation.lane import Lane, Tools, describe
+from cairn.activation.lane import Lane
+from cairn.activation.tools import Tools, describe
 from cairn.postgres.buckets import BucketOwner
 from cairn.postgres.pool import Connection, is_unavailable
 from cairn.runtime.clock import now_us
@@ -38,13 +39,15 @@ class BucketWorker:
         self.census = store_work.Census(0, 0, None)
         self._task = asyncio.create_task(self._run(), name=f"bucket-{bucket}")
 
-    def wake(self, connection: str) -> None:
+    def wake(self, connection: str, arrived: int = 0) -> None:
         """Something is pending on a connection. Until the bucket is settled nothing starts: the sweep finds it then."""
-        if not self._adopted or self._stopping.is_set():
-            return
+        if self._adopted and not self._stopping.is_set():
+            self._lane(connection).wake(arrived)
+
+    def _lane(self, connection: str) -> Lane:
         if connection not in self._lanes:
             self._lanes[connection] = Lane(self._tools, self._bucket, connection)
-        self._lanes[connection].wake()
+        return self._lanes[connection]
 
     def stop_soon(self) -> None:
         """Begins nothing new."""
@@ -122,7 +125,7 @@ class BucketWorker:
     async def _take_census(self) -> None:
         self._census_us = now_us()
         await self._move_old()
-        self.census = await store_work.take_census(self._tools.pool, self._bucket)
+        self.census = await store_work.take_census(self._tools.pool, self._bucket, self._census_us)
         if not self._stopping.is_set():
             self._tools.board.own(self._bucket, self.census.oldest_us)
 
@@ -131,8 +134,12 @@ class BucketWorker:
         if now - self._census_us > _CENSUS_EVERY_US:
             await self._take_census()
         floor_us = self._tools.board.floor_us(self._bucket, now)
-        for connection in await store_work.open_connections(self._tools.pool, self._bucket, floor_us):
-            self.wake(connection)
+        soon_us = now + int(self._sweep_s * 1_000_000)
+        due = await store_work.first_due(self._tools.pool, self._bucket, floor_us)
+        for connection, due_us in due.items():
+            # What is due later is found by a later sweep.
+            if due_us <= soon_us and not self._stopping.is_set():
+                self._lane(connection).wake_at(due_us)
 
 
 class Dispatcher:
@@ -162,9 +169,10 @@ class Dispatcher:
         self._drained = False
         self._patience_s: float | None = _HANDOVER_SECONDS
         self._impatient_until = 0.0
-        tools.board.on_work = self._on_work
+        tools.board.on_work = tools.board.on_accepted = self._on_work
         metrics.BUCKETS.set_function(lambda: len(self._workers))
         metrics.PENDING.set_function(lambda: sum(w.census.pending for w in self._workers.values()))
+        metrics.CONNECTIONS_RESTING.set_function(lambda: tools.breakers.resting)
         metrics.RECEIPTS_PENDING.set_function(lambda: sum(w.census.receipts for w in self._workers.values()))
 
     async def start(self) -> None:
@@ -195,10 +203,10 @@ class Dispatcher:
         if bucket.isdigit() and work:
             self._on_work(int(bucket), work)
 
-    def _on_work(self, bucket: int, connection: str) -> None:
+    def _on_work(self, bucket: int, connection: str, arrived: int = 0) -> None:
         worker = self._workers.get(bucket)
         if worker is not None:
-            worker.wake(connection)
+            worker.wake(connection, arrived)
 
     async def _on_acquired(self, bucket: int) -> None:
         predecessor = self._leaving.pop(bucket, None)

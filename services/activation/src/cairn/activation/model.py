@@ -1,18 +1,19 @@
 """Owns the values that move between the parts of the service. Times are microseconds since the epoch. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
 
-from cairn.activation.ledger import State
+from cairn.activation.ledger import Settled, State
 
 
 class Activation(msgspec.Struct, frozen=True, gc=False):
     """A request that was parsed: `connection` and `template` are ids ("" for no template), `action` the contract's number.
 
-    `context` is the JSON object that the message is made from, as bytes that nobody has parsed yet.
+    `context` is the JSON object that the message is made from, as bytes that nobody has parsed yet; `time_zone` the profile's IANA
+    name, "" where it has none.
     """
 
     activation_id: str
@@ -26,6 +27,7 @@ class Activation(msgspec.Struct, frozen=True, gc=False):
     step: str
     enrollment: str
     context: bytes
+    time_zone: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,10 @@ class Withdrawal:
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
-    """A row of the ledger that this process has leased; `attempts` counts the one that begins."""
+    """A row of the ledger that this process has leased; `attempts` counts the one that begins.
+
+    `next_attempt_us` is the time at which it was due, `sequence` its place in the order of acceptance.
+    """
 
     activation_id: str
     request_us: int
@@ -50,6 +55,28 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     accept_us: int
     attempts: int
     enrollment: str
+    time_zone: str = ""
+    journey_version: str = ""
+    next_attempt_us: int = 0
+    sequence: int = 0
+    stage: str = ""
+    step: str = ""
+
+
+class Result(NamedTuple):
+    """What is written of a claim; `template_version` is that of the template it was made with, 0 where it came to none."""
+
+    claim: Claim
+    settled: Settled
+    template_version: int = 0
+
+
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """An entry of a delivery's history, as it stands in the table: an attempt that did not end it, or an end that was changed."""
+
+    end_us: int
+    state: State
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +109,8 @@ class Delivery:
     attempts: int
     detail: str
     external_id: str
+    template_version: int = 0
+    history: Sequence[Attempt] = ()
 
 
 class Receipt(NamedTuple):
@@ -109,7 +138,8 @@ class Fates(NamedTuple):
 class Resource:
     """A connection or a template as stored: `kind` is "connections" or "templates", `body` its protobuf JSON.
 
-    `body` is "" where the reader said that it knows this etag already.
+    `body` is "" where the reader said that it knows this etag already. `version` counts the changes, from 1; a row that is to be
+    written has none yet.
     """
 
     kind: str
@@ -117,6 +147,7 @@ class Resource:
     body: str
     etag: str
     update_us: int
+    version: int = 0
 
     @property
     def name(self) -> str:

@@ -1,21 +1,26 @@
 """Owns what the calls do to the ledger: each one transaction a bucket. Knows no transport."""
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cairn.activation import metrics, store, store_listing
+from cairn.activation import crash, metrics, store, store_feedback, store_listing, store_moves
 from cairn.activation.board import Board
 from cairn.activation.catalog import Catalog, Found
 from cairn.activation.channels import kind_of
 from cairn.activation.channels.log import LOGGED
+from cairn.activation.erased import ErasedProfiles
 from cairn.activation.guard import guard
 from cairn.activation.ledger import State
 from cairn.activation.model import Activation, Delivery, Fates, Receipt, Withdrawal
+from cairn.activation.rules import has_own_rules
+from cairn.activation.store_feedback import Feedback, Resolution
 from cairn.activation.store_listing import Page
-from cairn.activation.wire import Refusal, to_receipts
+from cairn.activation.store_moves import Watched
+from cairn.activation.watch import Watch
+from cairn.activation.wire import Refusal, to_receipts, wrong_state
 from cairn.api.activation.v1 import activation_pb2 as pb
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
 from cairn.postgres.bucket import bucket_of
@@ -38,13 +43,22 @@ class Ledger:
     """The ledger as callers use it."""
 
     def __init__(
-        self, pool: Pool, catalog: Catalog, board: Board, bucket_count: int, attempts_budget: int
+        self,
+        pool: Pool,
+        catalog: Catalog,
+        board: Board,
+        bucket_count: int,
+        attempts_budget: int,
+        erased: ErasedProfiles,
+        is_held: Callable[[Activation], bool] = lambda activation: False,
     ) -> None:
         self._pool = pool
         self._catalog = catalog
         self._board = board
         self._bucket_count = bucket_count
         self._attempts_budget = attempts_budget
+        self._erased = erased
+        self._is_held = is_held
 
     async def accept(self, batch: Mapping[int, Activation], now: int) -> Accepted:
         """Makes activations durable, those that are known already excepted. `batch` is by place in the request."""
@@ -52,13 +66,31 @@ class Ledger:
             self._pool, {a.connection for a in batch.values()}, {a.template for a in batch.values()} - {""}
         )
         refusals = _refuse(batch, found)
+        if await self._erased.anywhere(range(self._bucket_count)):
+            refusals |= await self._refuse_erased({i: a for i, a in batch.items() if i not in refusals})
         wanted = [activation for index, activation in batch.items() if index not in refusals]
-        stays = {id_ for id_, connection in found.connections.items() if kind_of(connection).stays}
+        stays = {
+            id_
+            for id_, connection in found.connections.items()
+            if kind_of(connection).stays and not has_own_rules(connection)
+        }
         groups = self._by_bucket(wanted)
         counts = await _all([self._accept_in(bucket, group, stays, now) for bucket, group in groups])
         new = sum(counts)
         metrics.ACCEPTED.inc(new)
         return Accepted(new, len(wanted) - new, refusals)
+
+    async def _refuse_erased(self, batch: Mapping[int, Activation]) -> dict[int, Refusal]:
+        """Those that were requested before their profile was erased."""
+        erased: dict[str, int] = {}
+        for bucket, group in self._by_bucket(list(batch.values())):
+            erased |= await self._erased.among(bucket, {activation.profile_id for activation in group})
+        if not erased:
+            return {}
+        refusal = Refusal(
+            ErrorReason.ERROR_REASON_PROFILE_ERASED, "the profile was erased after this was asked for"
+        )
+        return {i: refusal for i, a in batch.items() if a.request_us <= erased.get(a.profile_id, -1)}
 
     async def _accept_in(
         self, bucket: int, activations: Sequence[Activation], stays: Collection[str], now: int
@@ -80,6 +112,7 @@ class Ledger:
             writer=board.holder,
             now=now,
         )
+        crash.passing("after_accept_commit")
         if accepted.ids is not None:
             await self._bury(bucket, [a for a in activations if a.activation_id not in accepted.ids], now)
         fresh = [
@@ -90,7 +123,7 @@ class Ledger:
         self._tell_sent(bucket, sequence, [a for a, state in fresh if state is State.SENT], now)
         pending = [a for a, state in fresh if state is State.PENDING]
         if pending:
-            connections = dict.fromkeys(a.connection for a in pending)
+            connections = Counter(a.connection for a in pending)
             if not board.accepted(bucket, connections, min(a.request_us for a in pending)):
                 await store.tell_owner(self._pool, bucket, connections)
         return accepted.rows
@@ -104,7 +137,7 @@ class Ledger:
             has_template=True,
             attempts_budget=self._attempts_budget,
         )
-        return State.SENT if stopped is None else State.PENDING
+        return State.SENT if stopped is None and not self._is_held(activation) else State.PENDING
 
     def _tell_sent(self, bucket: int, sequence: int, activations: Sequence[Activation], now: int) -> None:
         if activations:
@@ -119,7 +152,11 @@ class Ledger:
         """What is known may have been withdrawn before it came: its fate is to be told now."""
         board = self._board
         sequence = board.take_numbers(1, now)
-        if await store.describe_tombstones(self._pool, bucket, known, sequence=sequence, writer=board.holder):
+        told = await store.describe_tombstones(
+            self._pool, bucket, known, sequence=sequence, writer=board.holder
+        )
+        if told:
+            metrics.PREVENTED.labels("withdrawn").inc(told)
             board.on_untold(bucket)
 
     async def withdraw(self, withdrawals: Sequence[Withdrawal], now: int) -> tuple[int, int]:
@@ -140,6 +177,7 @@ class Ledger:
                 now=now,
             )
         if moved:
+            metrics.PREVENTED.labels("withdrawn").inc(moved)
             board.on_untold(bucket)
         return withdrawn
 
@@ -150,6 +188,50 @@ class Ledger:
             if delivery is not None:
                 return delivery
         raise not_found(f"deliveries/{activation_id}")
+
+    async def read_feedback(self, delivery: Delivery) -> list[Feedback]:
+        """What was told of a delivery, oldest first."""
+        return await store_feedback.read_feedback(self._pool, delivery.bucket, delivery.activation_id)
+
+    async def retry(self, activation_id: str, reason: str, now: int) -> Delivery:
+        """Has a delivery sent again: a human's decision."""
+        known = await self.get(activation_id)
+        detail = f"sent again: {reason}" if reason else "sent again"
+        delivery = await store_moves.retry(
+            self._pool, known.bucket, activation_id, known.request_us, detail=detail, now=now
+        )
+        if delivery is None:
+            raise wrong_state(await self.get(activation_id), "FAILED, REFUSED or UNKNOWN")
+        work = {delivery.connection: 1}
+        if not self._board.accepted(delivery.bucket, work, delivery.request_us):
+            await store.tell_owner(self._pool, delivery.bucket, work)
+        return delivery
+
+    async def resolve(self, activation_id: str, state: State, reason: str, now: int) -> Delivery:
+        """Says what became of a delivery in doubt: a human's word."""
+        known = await self.get(activation_id)
+        board = self._board
+        detail = reason or f"a human says that it is {state.name}"
+        resolved = await store_feedback.resolve(
+            self._pool,
+            known.bucket,
+            [Resolution(activation_id, known.request_us, state, detail)],
+            sequence=board.take_numbers(1, now),
+            writer=board.holder,
+            now=now,
+        )
+        present = await self.get(activation_id)
+        if not resolved:
+            raise wrong_state(present, State.UNKNOWN.name)
+        board.on_untold(known.bucket)
+        return present
+
+    def watch(self, watched: Watched) -> Watch:
+        """A watch of the buckets in which something of it can be."""
+        buckets: Sequence[int] = range(self._bucket_count)
+        if watched.profile_id:
+            buckets = [bucket_of(watched.profile_id, self._bucket_count)]
+        return Watch(self._pool, buckets, watched)
 
     async def list_page(self, page: Page, profile_id: str) -> tuple[list[Delivery], bool]:
         """A page, newest first, and whether there is more."""

@@ -7,12 +7,12 @@ import asyncio
 import contextlib
 import itertools
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import grpc
 import structlog
 
-from cairn.activation import store_receipts, wire
+from cairn.activation import crash, store_receipts, wire
 from cairn.activation.board import Board
 from cairn.activation.model import Fates
 from cairn.api.activation.v1 import activation_pb2 as pb
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 _MOST_IN_MEMORY = 8 * 1024 * 1024
 _MOST_IN_CALL = 5_000
-_ROWS_READ = 16
+_ROWS_READ = 32
 # A fate is in no hurry, and each call is a transaction of the receiver: what comes within a moment goes together.
 _GATHER_SECONDS = 0.05
 # Told rows are deleted together, too; a crash before that tells them again.
@@ -162,15 +162,17 @@ class Relay:
             rows = await store_receipts.read_outbox(
                 self._pool, bucket, after=place, before_us=before_us, limit=_ROWS_READ
             )
-            for row in rows:
-                place = (row.sequence, row.writer)
-                if (bucket, *place) not in self._known:
-                    receipts = await store_receipts.read_fates(self._pool, bucket, row)
-                    await self._deliver([wire.to_receipts(receipts)])
-                    self._known.add((bucket, *place))
-                    self._note_told(bucket, *place)
+            unknown = [row for row in rows if (bucket, row.sequence, row.writer) not in self._known]
+            # Many rows a call: the Evaluator has each call wait for company.
+            for together in _in_calls(unknown):
+                receipts = await store_receipts.read_fates(self._pool, bucket, together)
+                await self._deliver([wire.to_receipts(receipts)])
+                for row in together:
+                    self._known.add((bucket, row.sequence, row.writer))
+                    self._note_told(bucket, row.sequence, row.writer)
             if len(rows) < _ROWS_READ:
                 return
+            place = (rows[-1].sequence, rows[-1].writer)
             await self._flush()
 
     async def _deliver(self, bodies: Iterable[bytes]) -> None:
@@ -178,7 +180,9 @@ class Relay:
         receipts = pb.DeliverReceiptsRequest.FromString(b"".join(bodies)).receipts
         for start in range(0, len(receipts), _MOST_IN_CALL):
             request = pb.DeliverReceiptsRequest(receipts=receipts[start : start + _MOST_IN_CALL])
+            crash.passing("before_receipt")
             await self._sink.DeliverReceipts(request, timeout=_CALL_SECONDS)
+            crash.passing("after_receipt")
 
     def _note_told(self, bucket: int, sequence: int, writer: int) -> None:
         if not self._told:
@@ -194,6 +198,20 @@ class Relay:
             await store_receipts.delete_outbox(self._pool, bucket, rows)
             del self._told[bucket]
             self._known.difference_update((bucket, *row) for row in rows)
+
+
+def _in_calls(rows: Iterable[store_receipts.Untold]) -> Iterator[list[store_receipts.Untold]]:
+    """Rows in order, as many together as one call takes."""
+    together: list[store_receipts.Untold] = []
+    size = 0
+    for row in rows:
+        if together and size + len(row.activation_ids) > _MOST_IN_CALL:
+            yield together
+            together, size = [], 0
+        together.append(row)
+        size += len(row.activation_ids)
+    if together:
+        yield together
 
 
 def _say(error: Exception) -> None:

@@ -65,18 +65,19 @@ _ACCEPT = and_tell(
     """
 INSERT INTO deliveries (
     bucket, activation_id, request_time, profile_id, state, connection, template, action, journey_version, stage, step,
-    enrollment, context, sequence, holder, accept_time, state_time, next_attempt_time, attempts, detail, external_id,
+    time_zone, enrollment, context, sequence, holder, accept_time, state_time, next_attempt_time, attempts, detail, external_id,
     receipt_pending)
 SELECT $1, a.activation_id, a.request_time, a.profile_id, a.state, ($11::text[])[a.origin], ($12::text[])[a.origin],
-    ($13::smallint[])[a.origin], ($14::text[])[a.origin], ($15::text[])[a.origin], ($16::text[])[a.origin], a.enrollment, a.context,
-    $17 + a.place - 1, 0, $2, $2, $2, (a.state = 4)::integer, CASE WHEN a.state = 4 THEN $3 ELSE '' END, '', false
+    ($13::smallint[])[a.origin], ($14::text[])[a.origin], ($15::text[])[a.origin], ($16::text[])[a.origin],
+    ($17::text[])[a.origin], a.enrollment, a.context, $18 + a.place - 1, 0, $2, $2, $2, (a.state = 4)::integer,
+    CASE WHEN a.state = 4 THEN $3 ELSE '' END, '', false
 FROM unnest($4::text[], $5::timestamptz[], $6::text[], $7::smallint[], $8::text[], $9::bytea[], $10::integer[]) WITH ORDINALITY
     AS a(activation_id, request_time, profile_id, state, enrollment, context, origin, place)
 ON CONFLICT (bucket, request_time, activation_id) DO NOTHING
 RETURNING activation_id, request_time, state
 """,
-    sequence="$17",
-    writer="$18",
+    sequence="$18",
+    writer="$19",
     answer=which("cardinality($4::text[])"),
 )
 
@@ -96,10 +97,11 @@ async def accept(
 
     They are numbered upwards from `sequence`, which is also the number of what is to be told of them.
     """
-    origins: dict[tuple[str, str, int, str, str, str], int] = {}
+    origins: dict[tuple[str, str, int, str, str, str, str], int] = {}
     places = [
         origins.setdefault(
-            (a.connection, a.template, a.action, a.journey_version, a.stage, a.step), len(origins) + 1
+            (a.connection, a.template, a.action, a.journey_version, a.stage, a.step, a.time_zone),
+            len(origins) + 1,
         )
         for a in activations
     ]
@@ -239,3 +241,11 @@ async def withdraw(
     )
     withdrawn = await connection.fetchval(_COUNT_WITHDRAWN, bucket, ids, times, min(times), max(times))
     return int(withdrawn), int(moved)
+
+
+_ANY_ERASED = "SELECT true FROM erasures WHERE bucket = $1 LIMIT 1"
+
+
+async def any_erased(database: Database, bucket: int) -> bool:
+    """Whether any profile of a bucket was ever erased."""
+    return bool(await database.fetchval(_ANY_ERASED, bucket))

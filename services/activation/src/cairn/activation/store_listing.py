@@ -4,30 +4,36 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
+import msgspec
+
 from cairn.activation.ledger import State
-from cairn.activation.model import Delivery
+from cairn.activation.model import Attempt, Delivery
 from cairn.activation.store import Database
 from cairn.postgres import partitions
 from cairn.postgres.pool import AnyConnection
 from cairn.runtime.clock import from_datetime, to_datetime
 
-_COLUMNS = """bucket, activation_id, profile_id, state, connection, template, action, journey_version, stage, step,
-    enrollment, request_time, accept_time, state_time, next_attempt_time, attempts, detail, external_id"""
+COLUMNS = """bucket, activation_id, profile_id, state, connection, template, action, journey_version, stage, step,
+    enrollment, request_time, accept_time, state_time, next_attempt_time, attempts, detail, external_id,
+    template_version, history"""
+"""What `read_row` makes a Delivery of."""
 
-_READ_DELIVERY = f"SELECT {_COLUMNS} FROM deliveries WHERE bucket = $1 AND activation_id = $2 LIMIT 1"  # noqa: S608 - constant
+_ATTEMPTS = msgspec.json.Decoder(Attempt)
+
+_READ_DELIVERY = f"SELECT {COLUMNS} FROM deliveries WHERE bucket = $1 AND activation_id = $2 LIMIT 1"  # noqa: S608 - constant
 
 
 async def read_delivery(database: Database, bucket: int, activation_id: str) -> Delivery | None:
     """The row of an activation, if it is in this bucket."""
     row = await database.fetchrow(_READ_DELIVERY, bucket, activation_id)
-    return None if row is None else _delivery(row)
+    return None if row is None else read_row(row)
 
 
 _FILTERS = """
   AND ($2::text = '' OR journey_version LIKE $2) AND ($3::smallint[] = '{}' OR state = ANY($3))
   AND (request_time < $4 OR (request_time = $4 AND ($1, activation_id) > ($5, $6)))
 """
-_LIST = f"SELECT {_COLUMNS} FROM deliveries WHERE bucket = $1 {_FILTERS}"  # noqa: S608 - constant
+_LIST = f"SELECT {COLUMNS} FROM deliveries WHERE bucket = $1 {_FILTERS}"  # noqa: S608 - constant
 _ORDER = " ORDER BY request_time DESC, activation_id LIMIT $7"
 _LIST_BUCKET = _LIST + " AND request_time <= $4" + _ORDER
 _LIST_PROFILE = _LIST + " AND request_time <= $4 AND profile_id = $8" + _ORDER
@@ -49,10 +55,9 @@ async def list_deliveries(
     database: Database, bucket: int, page: Page, profile_id: str = ""
 ) -> list[Delivery]:
     """A bucket's deliveries, or one profile's in it."""
-    pattern = page.journey.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     arguments: list[Any] = [
         bucket,
-        f"{pattern}/versions/%" if page.journey else "",
+        journey_pattern(page.journey),
         list(page.states),
         to_datetime(page.before_us),
         page.after_bucket,
@@ -64,7 +69,7 @@ async def list_deliveries(
         if profile_id
         else await database.fetch(_LIST_BUCKET, *arguments)
     )
-    return [_delivery(row) for row in rows]
+    return [read_row(row) for row in rows]
 
 
 _DROP_STRAYS = "DELETE FROM deliveries_default WHERE request_time < $1::date"
@@ -81,7 +86,14 @@ async def keep_days(connection: AnyConnection, today: date, retention_days: int)
     await connection.execute(_DROP_STRAYS, before)
 
 
-def _delivery(row: Any) -> Delivery:
+def journey_pattern(journey: str) -> str:
+    """What the versions of a journey, `journeys/ID`, are LIKE; "" for all journeys."""
+    escaped = journey.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"{escaped}/versions/%" if journey else ""
+
+
+def read_row(row: Any) -> Delivery:
+    """The delivery of a row with `COLUMNS`."""
     return Delivery(
         bucket=row["bucket"],
         activation_id=row["activation_id"],
@@ -101,4 +113,6 @@ def _delivery(row: Any) -> Delivery:
         attempts=row["attempts"],
         detail=row["detail"],
         external_id=row["external_id"],
+        template_version=row["template_version"],
+        history=[_ATTEMPTS.decode(entry) for entry in row["history"]],
     )

@@ -43,13 +43,13 @@ WHERE d.bucket = $1 AND d.request_time BETWEEN $4 AND $5 AND d.state > 3
 """
 
 
-async def read_fates(database: Database, bucket: int, untold: Untold) -> list[Receipt]:
-    """What a row of the outbox has to tell; nothing of those that the ledger holds no more."""
-    times = untold.request_times
-    rows = await database.fetch(
+async def read_fates(database: Database, bucket: int, rows: Sequence[Untold]) -> list[Receipt]:
+    """What rows of a bucket's outbox have to tell; nothing of those that the ledger holds no more."""
+    times = [time for row in rows for time in row.request_times]
+    found = await database.fetch(
         _READ_FATES,
         bucket,
-        untold.activation_ids,
+        [id_ for row in rows for id_ in row.activation_ids],
         times,
         min(times),
         max(times),
@@ -63,7 +63,7 @@ async def read_fates(database: Database, bucket: int, untold: Untold) -> list[Re
             detail=row["detail"],
             state_us=from_datetime(row["state_time"]),
         )
-        for row in rows
+        for row in found
     ]
 
 

@@ -13,6 +13,7 @@ import msgspec
 from cairn.activation.ledger import State
 from cairn.activation.model import Activation, Delivery, Receipt, Withdrawal
 from cairn.activation.store_listing import Page
+from cairn.activation.store_moves import Watched
 from cairn.api.activation.v1 import activation_pb2 as pb
 from cairn.api.definition.v1 import journey_pb2
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
@@ -21,8 +22,10 @@ from cairn.runtime.errors import CairnError, FieldViolation, invalid
 
 MAX_BATCH = 10_000
 MAX_ID_BYTES = 256
+MAX_ZONE_BYTES = 64
 MAX_CONTEXT_BYTES = 128 * 1024
 MAX_PAGE_SIZE = 1_000
+MAX_VERSION = 2**31 - 1
 DEFAULT_PAGE_SIZE = 100
 
 FUTURE_US = 86_400_000_000
@@ -60,12 +63,12 @@ def parse_id(kind: str, name: str) -> str:
     return id_ if _ID.fullmatch(id_) else ""
 
 
-def require_id(kind: str, name: str) -> str:
-    """As `parse_id`; a wrong name is refused."""
+def require_id(kind: str, name: str, field: str = "name") -> str:
+    """As `parse_id`; a wrong name is refused, as a violation of that field."""
     id_ = parse_id(kind, name)
     if not id_:
         text = f"is no name; write {kind}/ID, the id of lower-case letters, digits and dashes, at most 63 of them"
-        raise invalid("The resource's name is wrong.", [FieldViolation("name", text)])
+        raise invalid("The resource's name is wrong.", [FieldViolation(field, text)])
     return id_
 
 
@@ -93,6 +96,7 @@ def parse_activation(message: pb.Activation, now: int) -> Activation | Refusal:
         return Refusal(
             ErrorReason.ERROR_REASON_CONNECTION_UNKNOWN, "connection is no name; write connections/ID"
         )
+    zone = message.time_zone
     named = message.template
     template = parse_id("templates", named) if named else ""
     if named and not template:
@@ -109,6 +113,8 @@ def parse_activation(message: pb.Activation, now: int) -> Activation | Refusal:
         step=step,
         enrollment=enrollment,
         context=context,
+        # A zone that is none is an unknown one: the guard is careful then.
+        time_zone=zone if "\0" not in zone and len(zone.encode()) <= MAX_ZONE_BYTES else "",
     )
 
 
@@ -164,8 +170,8 @@ class _Token(msgspec.Struct, array_like=True):
     activation_id: str
 
 
-def parse_list(request: pb.ListDeliveriesRequest) -> Page:
-    """The page that is asked for."""
+def check_filter(request: pb.ListDeliveriesRequest | pb.WatchDeliveriesRequest) -> None:
+    """Refuses a filter by a journey or a state that can't be."""
     violations = []
     if request.journey and not _JOURNEY.fullmatch(request.journey):
         violations.append(FieldViolation("journey", "is no name; write journeys/ID"))
@@ -174,6 +180,11 @@ def parse_list(request: pb.ListDeliveriesRequest) -> Page:
             violations.append(FieldViolation(f"states[{index}]", "is no state"))
     if violations:
         raise invalid("The filter is wrong.", violations)
+
+
+def parse_list(request: pb.ListDeliveriesRequest) -> Page:
+    """The page that is asked for."""
+    check_filter(request)
     position = _Token(_END_US, -1, "")
     if request.page_token:
         position = _read_token(request.page_token, _Token)
@@ -212,6 +223,16 @@ def read_resources_token(token: str) -> str:
     return _read_token(token, str) if token else ""
 
 
+def versions_token(last: int) -> str:
+    """The token of the page after this version of a template, newest first."""
+    return _write_token(last)
+
+
+def read_versions_token(token: str) -> int:
+    """The version that `versions_token` was given; more than there can be for the first page."""
+    return _read_token(token, int) if token else MAX_VERSION
+
+
 def _write_token(value: object) -> str:
     return base64.urlsafe_b64encode(msgspec.msgpack.encode(value)).decode()
 
@@ -226,8 +247,8 @@ def _read_token(token: str, type_: type[_T]) -> _T:
         ) from None
 
 
-def to_delivery(delivery: Delivery) -> pb.Delivery:
-    """The message of a row."""
+def to_delivery(delivery: Delivery, feedback: Iterable[pb.Feedback] = ()) -> pb.Delivery:
+    """The message of a row, with what was told of it."""
     message = pb.Delivery(
         name=f"deliveries/{delivery.activation_id}",
         activation_id=delivery.activation_id,
@@ -246,6 +267,14 @@ def to_delivery(delivery: Delivery) -> pb.Delivery:
         attempts=delivery.attempts,
         detail=delivery.detail,
         external_id=delivery.external_id,
+        template_version=delivery.template_version,
+        history=[
+            pb.DeliveryAttempt(
+                end_time=to_timestamp(attempt.end_us), state=_wire_state(attempt.state), detail=attempt.detail
+            )
+            for attempt in delivery.history
+        ],
+        feedback=feedback,
     )
     if delivery.state is State.PENDING:
         message.next_attempt_time.CopyFrom(to_timestamp(delivery.next_attempt_us))
@@ -271,6 +300,36 @@ def to_receipts(receipts: Iterable[Receipt]) -> bytes:
     return request.SerializeToString()
 
 
+def parse_watch(request: pb.WatchDeliveriesRequest) -> Watched:
+    """What is to be watched."""
+    check_filter(request)
+    return Watched(request.journey, tuple(request.states), request.profile_id.replace("\0", ""))
+
+
+def parse_resolution(request: pb.ResolveDeliveryRequest) -> State:
+    """The state that a human says a delivery came to."""
+    if request.state not in (pb.DELIVERY_STATE_SENT, pb.DELIVERY_STATE_FAILED):
+        raise invalid("The state is wrong.", [FieldViolation("state", "is SENT or FAILED")])
+    return State(request.state)
+
+
+def parse_reason(reason: str) -> str:
+    """A human's reason."""
+    if len(reason.encode()) > MAX_ID_BYTES or "\0" in reason:
+        text = f"is a text of at most {MAX_ID_BYTES} bytes"
+        raise invalid("The reason is wrong.", [FieldViolation("reason", text)])
+    return reason
+
+
+def wrong_state(delivery: Delivery, needed: str) -> CairnError:
+    """A delivery is in no state for what was asked."""
+    return CairnError(
+        ErrorReason.ERROR_REASON_FAILED_PRECONDITION,
+        f"deliveries/{delivery.activation_id} is {delivery.state.name}; it has to be {needed}.",
+        resource=f"deliveries/{delivery.activation_id}",
+    )
+
+
 def delivery_id(name: str) -> str:
     """The activation's id in "deliveries/{activation_id}"."""
     prefix = "deliveries/"
@@ -288,6 +347,15 @@ def overloaded(limit: int) -> CairnError:
         ErrorReason.ERROR_REASON_OVERLOADED,
         f"More than {limit:,} activations are on their way into the ledger; repeat with the same ids after the delay.",
         retry_after_s=1.0,
+    )
+
+
+def too_many_watches(limit: int) -> CairnError:
+    """So many watch already that another would be a burden."""
+    return CairnError(
+        ErrorReason.ERROR_REASON_OVERLOADED,
+        f"{limit} streams of WatchDeliveries are open here; end one, or read ListDeliveries.",
+        retry_after_s=30.0,
     )
 
 

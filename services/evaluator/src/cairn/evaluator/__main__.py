@@ -15,9 +15,10 @@ from cairn.api.scheduler.v1.scheduler_pb2_grpc import add_TimerSinkServiceServic
 from cairn.evaluator import api
 from cairn.evaluator.book import JourneyBook
 from cairn.evaluator.components import PARTITION_SECONDS, Lanes, WriterName, keep_partitions
+from cairn.evaluator.erasing import Eraser, ProfileHashes
 from cairn.evaluator.intake import Intake
 from cairn.evaluator.lane import Lane, LaneSettings
-from cairn.evaluator.peers import Activation, Scheduler
+from cairn.evaluator.peers import Activation, Erasures, Scheduler
 from cairn.evaluator.relay import Relay
 from cairn.evaluator.settings import EvaluatorSettings
 from cairn.evaluator.sweeper import SWEEP_SECONDS, Sweeper
@@ -52,9 +53,11 @@ def _assemble(settings: EvaluatorSettings, database: Database) -> ServiceSpec:
     destinations = (
         Scheduler(scheduler, settings.peer_deadline_seconds),
         Activation(activation, settings.peer_deadline_seconds),
+        Erasures(activation, settings.peer_deadline_seconds),
     )
-    relay = Relay(database.pool, writer, destinations, database.bucket_count)
-    lanes = _lanes(settings, database, book, relay, watch, writer)
+    eraser = Eraser(database.pool, ProfileHashes(database.pool), writer)
+    relay = Relay(database.pool, writer, destinations, database.bucket_count, eraser)
+    lanes = _lanes(settings, database, book, relay, eraser, watch, writer)
     backlog = settings.lane_backlog * database.bucket_count // 2
     intake = Intake(lanes, book, settings.dedup_days * DAY_US, backlog)
     keep = partial(keep_partitions, database.pool, settings.dedup_days, settings.timeline_days)
@@ -80,6 +83,7 @@ def _lanes(
     database: Database,
     book: JourneyBook,
     relay: Relay,
+    eraser: Eraser,
     watch: JourneyWatch,
     writer: int,
 ) -> tuple[Lane, ...]:
@@ -91,7 +95,13 @@ def _lanes(
         dedup_days=settings.dedup_days,
     )
     lane = partial(
-        Lane, pool=database.pool, book=book, relay=relay, settings=shared, reload_journeys=watch.reload
+        Lane,
+        pool=database.pool,
+        book=book,
+        relay=relay,
+        eraser=eraser,
+        settings=shared,
+        reload_journeys=watch.reload,
     )
     return tuple(lane(bucket) for bucket in range(database.bucket_count))
 

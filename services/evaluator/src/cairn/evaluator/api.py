@@ -28,6 +28,7 @@ ROLES = {
     "IngestEvents": Role.PRODUCE,
     "StreamEvents": Role.PRODUCE,
     "UpsertProfiles": Role.PRODUCE,
+    "EraseProfiles": Role.OPERATE,
     "GetProfile": Role.READ,
     "GetEnrollment": Role.READ,
     "ListEnrollments": Role.READ,
@@ -113,6 +114,11 @@ class EvaluatorApi(EvaluatorServiceServicer):
     ) -> pb.UpsertProfilesResponse:
         taken = await self._intake.upsert(request.profiles, request.mode)
         return pb.UpsertProfilesResponse(accepted=taken.accepted, refusals=taken.messages())
+
+    async def EraseProfiles(
+        self, request: pb.EraseProfilesRequest, context: _Context
+    ) -> pb.EraseProfilesResponse:
+        return pb.EraseProfilesResponse(erased=await self._intake.erase(request.profile_ids))
 
     async def GetProfile(self, request: pb.GetProfileRequest, context: _Context) -> pb.GetProfileResponse:
         profile = await operations.get_profile(self._pool, self._bucket_count, request.name)

@@ -7,10 +7,12 @@ from typing import Any
 import msgspec
 import structlog
 
+from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
 from cairn.evaluator import metrics
 from cairn.evaluator.book import JourneyBook
 from cairn.evaluator.inputs import (
     Arrival,
+    ErasureArrival,
     EventArrival,
     LifeArrival,
     ProfileArrival,
@@ -52,6 +54,7 @@ _MEMORY_FOR_A_BYTE = 3
 class ProfileState(msgspec.Struct):
     """A profile in memory. `revision` is the stored one; 0 when there is no such profile. `standings` are by their ids,
     `recent` are the last events that reached a journey and changed nothing in it, `seen` tells which events were acted on.
+    `is_erased` says that it was erased and not made anew: then all that is known are the revision that it had come to, and when, in `seen`.
     `memory` is about what it takes, in bytes."""
 
     profile_id: str
@@ -65,6 +68,17 @@ class ProfileState(msgspec.Struct):
     """When it was stored; 0 when it never was."""
     seen: Seen = NOTHING
     memory: int = _MEMORY_FOR_ITSELF
+    is_erased: bool = False
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether there is such a profile."""
+        return self.revision > 0 and not self.is_erased
+
+
+def erased_profile(profile_id: str, revision: int, erased_us: int) -> ProfileState:
+    """A profile of which only a tombstone is there."""
+    return ProfileState(profile_id, revision, seen=Seen(erased_us=erased_us), is_erased=True)
 
 
 def decode_profile(row: ProfileRow) -> ProfileState:
@@ -120,7 +134,17 @@ def evaluate(
 class _Evaluation:
     """One profile in one batch. Copies what it changes."""
 
-    __slots__ = ("before", "changed", "event_ids", "live", "out", "profile", "recent", "standings")
+    __slots__ = (
+        "before",
+        "changed",
+        "event_ids",
+        "is_erased",
+        "live",
+        "out",
+        "profile",
+        "recent",
+        "standings",
+    )
 
     def __init__(self, book: JourneyBook, state: ProfileState) -> None:
         self.live = book.live
@@ -129,20 +153,51 @@ class _Evaluation:
         self.recent = state.recent
         self.profile = Profile(state.profile_id, state.attributes, state.time_zone, state.behavior)
         self.changed = False
+        self.is_erased = state.is_erased
         self.event_ids: list[str] = []
         self.out = Evaluated(state, [])
 
     def run(
         self, arrivals: Sequence[Arrival], seen: Set[tuple[str, str]], now_us: int, oldest_day: int
     ) -> Evaluated:
+        erased_us = self.before.seen.erased_us
         for arrival in arrivals:
-            if type(arrival) is EventArrival and self.is_known(arrival.event.event_id, seen):
+            if erased_us and (answer := self.answer_after_erasure(arrival, erased_us)) is not None:
+                self.out.results.append(answer)
+            elif type(arrival) is EventArrival and self.is_known(arrival.event.event_id, seen):
                 self.out.results.append(Result.DUPLICATE)
             else:
                 self.out.results.append(self.one(arrival))
         if self.changed:
             self.finish(now_us // DAY_US, oldest_day)
         return self.out
+
+    def answer_after_erasure(self, arrival: Arrival, erased_us: int) -> Result | Refused | None:
+        """What becomes of an arrival because the profile was erased; None when it is taken like any other.
+
+        Of one that was made anew since, what happened before is not acted on either: which of it was seen is forgotten.
+        """
+        match arrival:
+            case EventArrival(event=event) if self.is_erased or event.time_us <= erased_us:
+                return Refused(
+                    ErrorReason.ERROR_REASON_PROFILE_ERASED,
+                    "the profile was erased after this happened"
+                    + ("; only UpsertProfiles makes it anew" if self.is_erased else ""),
+                )
+            case ReceiptArrival(enrollment_id=enrollment_id) if not self.has(enrollment_id):
+                # Of what was asked for before: its timeline is gone.
+                return Result.STALE
+            case TimerArrival() | LifeArrival() if self.is_erased:
+                return Result.STALE
+            case _:
+                return None
+
+    def has(self, enrollment_id: str) -> bool:
+        """Whether an enrollment is among those that are known."""
+        for standing in self.standings.values():
+            if standing.enrollment is not None and standing.enrollment.enrollment_id == enrollment_id:
+                return True
+        return False
 
     def is_known(self, event_id: str, seen: Set[tuple[str, str]]) -> bool:
         """Whether an event was acted on before."""
@@ -179,6 +234,8 @@ class _Evaluation:
                 return self.take_receipt(arrival)
             case ProfileArrival():
                 return self.take_profile(arrival)
+            case ErasureArrival():
+                raise AssertionError("erasures are not evaluated")
 
     def take_event(self, arrival: EventArrival) -> Result:
         done = dispatch_event(self.live, self.profile, self.standings, arrival.event)
@@ -212,15 +269,18 @@ class _Evaluation:
         if (
             same_json(attributes, before.attributes)
             and time_zone == before.time_zone
-            and self.before.revision
+            and (self.before.is_stored or self.changed)
         ):
             return Result.ACTED_ON
         size = len(msgspec.json.encode(attributes)) + len(arrival.profile_id)
         if size > MAX_ITEM_BYTES:
             raise too_large_profile(size)
         after = Profile(arrival.profile_id, attributes, time_zone, before.behavior)
-        self.apply(dispatch_profile(self.live, before, after, self.standings, arrival.arrival_us))
+        # What it asks for has to be younger than the erasure, by whatever clock.
+        time_us = max(arrival.arrival_us, self.before.seen.erased_us + 1)
+        self.apply(dispatch_profile(self.live, before, after, self.standings, time_us))
         self.changed = True
+        self.is_erased = False
         return Result.ACTED_ON
 
     def dispatch_to(self, standing_id: str, input: Any) -> bool:
@@ -253,7 +313,7 @@ class _Evaluation:
     def finish(self, day: int, oldest_day: int) -> None:
         """Makes what is to be written of what came out."""
         before, profile = self.before, self.profile
-        revision = before.revision + 1
+        revision, is_new = before.revision + 1, not before.is_stored
         described = profile.attributes is not before.attributes
         attributes = dict(profile.attributes) if described else before.attributes
         seen = before.seen
@@ -263,14 +323,15 @@ class _Evaluation:
         write = self.out.write = ProfileWrite(
             profile.profile_id,
             revision,
-            to_json(attributes) if described or revision == 1 else None,
+            to_json(attributes) if described or is_new else None,
             profile.time_zone,
             to_json(self.standings),
             to_json(profile.behavior) if profile.behavior is not before.behavior else None,
             to_json(self.recent) if self.recent is not before.recent else None,
             held_in(self.standings),
             # Also when nothing was seen: that the table need not be asked.
-            to_json(seen) if self.event_ids or revision == 1 else None,
+            to_json(seen) if self.event_ids or is_new else None,
+            is_new=is_new,
         )
         self.out.state = ProfileState(
             profile.profile_id,

@@ -54,7 +54,14 @@ class ProfileArrival(msgspec.Struct, frozen=True):
     arrival_us: int
 
 
-Arrival = EventArrival | TimerArrival | LifeArrival | ReceiptArrival | ProfileArrival
+class ErasureArrival(msgspec.Struct, frozen=True):
+    """A profile is to be erased, as of `arrival_us`. Never in a batch with others."""
+
+    profile_id: str
+    arrival_us: int
+
+
+Arrival = EventArrival | TimerArrival | LifeArrival | ReceiptArrival | ProfileArrival | ErasureArrival
 
 
 class Result(enum.Enum):
@@ -71,15 +78,16 @@ class Result(enum.Enum):
 
 class Submission:
     """Arrivals of one call for one lane. `done` is resolved with a result, or a refusal, for each when all are durable;
-    it fails as a whole when they may not be."""
+    it fails as a whole when they may not be. `erases` says that they are erasures, all of them."""
 
-    __slots__ = ("arrivals", "done", "missing", "results")
+    __slots__ = ("arrivals", "done", "erases", "missing", "results")
 
     def __init__(self, arrivals: Sequence[Arrival], done: asyncio.Future[list[Result | Refused]]) -> None:
         self.arrivals = arrivals
         self.done = done
         self.results: list[Result | Refused] = [Result.FAILED] * len(arrivals)
         self.missing = len(arrivals)
+        self.erases = bool(arrivals) and type(arrivals[0]) is ErasureArrival
 
     def settle(self, index: int, result: Result | Refused) -> None:
         """Notes one result; the last one answers the caller."""

@@ -14,6 +14,7 @@ from cairn.evaluator import metrics
 from cairn.evaluator.book import JourneyBook
 from cairn.evaluator.inputs import (
     Arrival,
+    ErasureArrival,
     EventArrival,
     ProfileArrival,
     ReceiptArrival,
@@ -37,6 +38,7 @@ from cairn.runtime.clock import from_timestamp, now_us
 from cairn.runtime.errors import CairnError, FieldViolation, invalid
 
 MAX_ITEMS = 10_000
+MAX_ERASURES = 1_000
 _RETRY_SECONDS = 0.5
 _REVISION_SECONDS = 30.0
 
@@ -129,6 +131,22 @@ class Intake:
         taken.accepted = len(profiles) - len(taken.refusals)
         return taken
 
+    async def erase(self, profile_ids: Sequence[str]) -> int:
+        """Erases profiles; durable when it returns. How many there were."""
+        check_size("profile_ids", profile_ids, MAX_ERASURES)
+        violations = [
+            FieldViolation(f"profile_ids[{index}]", "is no id of a profile: 1 to 256 bytes without NUL")
+            for index, each in enumerate(profile_ids)
+            if not is_id(each)
+        ]
+        if violations:
+            raise invalid("Some of the ids can be nobody's.", violations)
+        self._admit()
+        now = now_us()
+        arrivals = [ErasureArrival(each, now) for each in dict.fromkeys(profile_ids)]
+        results = await self._through_lanes(arrivals)
+        return sum(result is Result.ACTED_ON for result in results)
+
     async def fire(
         self, timers: Sequence[scheduler_pb2.Timer]
     ) -> list["scheduler_pb2.TimerAnswer.ValueType"]:
@@ -204,12 +222,12 @@ class Intake:
         return results
 
 
-def check_size(field_name: str, items: Sequence[object]) -> None:
+def check_size(field_name: str, items: Sequence[object], most: int = MAX_ITEMS) -> None:
     """Raises INVALID_ARGUMENT for a batch that is empty or too long."""
-    if not 1 <= len(items) <= MAX_ITEMS:
+    if not 1 <= len(items) <= most:
         raise invalid(
             f"{field_name} has {len(items)} items.",
-            [FieldViolation(field_name, f"has {len(items)} items; a call takes 1 to {MAX_ITEMS}")],
+            [FieldViolation(field_name, f"has {len(items)} items; a call takes 1 to {most}")],
         )
 
 

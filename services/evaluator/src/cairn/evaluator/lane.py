@@ -6,26 +6,30 @@ The commit is the acknowledgement; effects leave after it.
 
 import asyncio
 import time
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import msgspec
 import structlog
 
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
-from cairn.evaluator import metrics, store
+from cairn.evaluator import metrics, store, store_erasure
 from cairn.evaluator.book import JourneyBook
+from cairn.evaluator.cache import ProfileCache
+from cairn.evaluator.erasing import Eraser
 from cairn.evaluator.evaluation import (
     Evaluated,
     ProfileState,
     decode_profile,
+    erased_profile,
     evaluate,
     stamp,
     transitions_row,
 )
 from cairn.evaluator.inputs import (
     Arrival,
+    ErasureArrival,
     EventArrival,
     Part,
     Result,
@@ -43,48 +47,12 @@ log = structlog.get_logger()
 
 _RETRY_SECONDS = 0.2
 _COMPANY_SECONDS = 0.2
-_PATIENCE_SECONDS = 2.0
+_PATIENCE_SECONDS = 1.0
 _MANY = 8
 _WORTH_A_BATCH = 500
 _GATHER_SECONDS = 0.015
-
-
-class ProfileCache:
-    """The profiles that a lane keeps in memory, least recently used out first, at most `capacity` bytes by their own count. It may be
-    stale, never wrong: the swap tells."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._states: OrderedDict[str, ProfileState] = OrderedDict()
-        self._bytes = 0
-
-    @property
-    def bytes(self) -> int:
-        """What the profiles take, about."""
-        return self._bytes
-
-    def get(self, profile_id: str) -> ProfileState | None:
-        """The profile as it was last seen, or None."""
-        state = self._states.get(profile_id)
-        if state is not None:
-            self._states.move_to_end(profile_id)
-        return state
-
-    def put(self, state: ProfileState) -> None:
-        """Keeps a profile that was read or written."""
-        before = self._states.pop(state.profile_id, None)
-        self._states[state.profile_id] = state
-        self._bytes += state.memory - (before.memory if before is not None else 0)
-        while self._bytes > self._capacity:
-            _, oldest = self._states.popitem(last=False)
-            self._bytes -= oldest.memory
-
-    def drop(self, profile_ids: Iterable[str]) -> None:
-        """Forgets profiles."""
-        for profile_id in profile_ids:
-            state = self._states.pop(profile_id, None)
-            if state is not None:
-                self._bytes -= state.memory
+_MOST_ERASED = 100  # of at most 1,000 that Activation takes in a call
+"""Profiles that one transaction erases: it looks into every day of their timelines, and holds up who makes profiles in its bucket."""
 
 
 class _Share:
@@ -121,6 +89,7 @@ class Lane:
         pool: Pool,
         book: JourneyBook,
         relay: Relay,
+        eraser: Eraser,
         settings: LaneSettings,
         reload_journeys: Callable[[], Awaitable[None]],
     ) -> None:
@@ -130,6 +99,7 @@ class Lane:
         self._pool = pool
         self._book = book
         self._relay = relay
+        self._eraser = eraser
         self._settings = settings
         self._reload_journeys = reload_journeys
         self._waiting: deque[Part] = deque()
@@ -141,6 +111,8 @@ class Lane:
         self._wake = asyncio.Event()
         self._cache = ProfileCache(settings.cache_bytes)
         self._sequence = 0
+        # How many erasures of the bucket are known here; None: nobody has asked yet. There may have been more.
+        self._erasures: int | None = None
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self._backlog = metrics.LANE_BACKLOG.labels(str(bucket))
@@ -158,6 +130,8 @@ class Lane:
     def submit(self, submission: Submission, *, patient: bool = False) -> None:
         """Puts arrivals behind those that wait. `patient` ones go with whoever comes next, or alone after a while."""
         count, most = len(submission.arrivals), self._settings.batch_size
+        if submission.erases:
+            most = min(most, _MOST_ERASED)
         queue = self._patient if patient else self._waiting
         if patient:
             if not queue:
@@ -218,7 +192,7 @@ class Lane:
         if self._has_lost_patience(_PATIENCE_SECONDS):
             queues.reverse()
         for queue in queues:
-            while queue and (not parts or count + len(queue[0][1]) <= self._settings.batch_size):
+            while queue and (not parts or self._goes_along(queue[0], parts, count)):
                 submission, indexes = queue.popleft()
                 parts.append((submission, indexes))
                 count += len(indexes)
@@ -234,13 +208,22 @@ class Lane:
         self.on_taken()
         return parts
 
+    def _goes_along(self, part: Part, parts: list[Part], count: int) -> bool:
+        """Whether a part can share a batch. Erasures can't: what came before them is done before, what came after them after."""
+        submission, indexes = part
+        if submission.erases or parts[0][0].erases:
+            return False
+        return count + len(indexes) <= self._settings.batch_size
+
     async def _process(self, parts: list[Part]) -> None:
         """One batch from its first read to its answers. A failure is told to its callers; the lane goes on."""
         began = time.perf_counter()
         self._sequence += 1
         try:
             with translate_errors():
-                again = await self._commit(parts)
+                if self._erasures is None:
+                    self._erasures = await store_erasure.open_bucket(self._pool, self.bucket)
+                again = await self._commit(parts) if not parts[0][0].erases else await self._erase(parts)
         except Exception as error:  # noqa: BLE001 - told to the callers, who come again with the same ids
             await self._fail(parts, error)
             return
@@ -262,6 +245,9 @@ class Lane:
             evaluated = share.evaluated = evaluate(book, share.state, share.arrivals, seen, now, oldest_day)
             if evaluated.write is not None:
                 stamp(evaluated, share.state, now)
+            elif not share.verified:
+                # It may have been erased since, and then has no timeline: it will be looked at again.
+                evaluated.receipts = []
             later |= evaluated.later
         if later:
             await self._reload_journeys()
@@ -269,6 +255,25 @@ class Lane:
         if row is not None and not row.is_empty:
             self._relay.send(self.bucket, row)
         return self._answer(shares, won)
+
+    async def _erase(self, parts: list[Part]) -> list[Part]:
+        """Erases what a batch of erasures names, and answers; nothing has to run again."""
+        asked: dict[str, int] = {}
+        for submission, indexes in parts:
+            for index in indexes:
+                arrival = submission.arrivals[index]
+                assert isinstance(arrival, ErasureArrival)
+                asked[arrival.profile_id] = arrival.arrival_us
+        self._cache.drop(asked)
+        erased = await self._eraser.erase(self.bucket, self._sequence, asked)
+        self._erasures = erased.number
+        self._relay.send(self.bucket, erased.outbox)
+        metrics.PROFILES_ERASED.inc(len(erased.existed))
+        for submission, indexes in parts:
+            for index in indexes:
+                existed = submission.arrivals[index].profile_id in erased.existed
+                submission.settle(index, Result.ACTED_ON if existed else Result.STALE)
+        return []
 
     def _oldest_day(self, now: int) -> int:
         """The day from which on arrivals are known again: an event may be five minutes ahead when it arrives, so that it is too old that
@@ -294,6 +299,15 @@ class Lane:
                 log.error("profile_not_understood", bucket=self.bucket, error=type(error).__name__)
                 for submission, index in shares.pop(row.profile_id).places:
                     submission.settle(index, Result.FAILED)
+        if self._erasures:
+            await self._look_for_tombstones(shares)
+
+    async def _look_for_tombstones(self, shares: dict[str, _Share]) -> None:
+        """Of profiles that are not there: whether they were erased."""
+        absent = [each for each, share in shares.items() if not (share.state and share.state.revision)]
+        if absent:
+            for profile_id, stone in (await self._eraser.find(self.bucket, absent)).items():
+                shares[profile_id].state = erased_profile(profile_id, stone.revision, stone.erase_us)
 
     async def _seen(self, shares: dict[str, _Share], now: int) -> set[tuple[str, str]]:
         """Which events were acted on before and stand in the table, not with their profile."""
@@ -309,32 +323,49 @@ class Lane:
             return set()
         return await store.find_seen(self._pool, self.bucket, pairs, oldest_day * DAY_US)
 
-    async def _write(self, shares: dict[str, _Share], now: int) -> tuple[set[str], store.OutboxRow | None]:
+    async def _write(
+        self, shares: dict[str, _Share], now: int
+    ) -> tuple[set[str] | None, store.OutboxRow | None]:
         """One transaction: the swaps in the order of their keys, then what goes with those that were won. Returns who won, and the effects
-        as they were committed."""
-        done = [share.evaluated for _, share in sorted(shares.items()) if share.evaluated is not None]
+        as they were committed; None for nobody, when there were erasures that were not known here."""
+        done, anew = [], []
+        for profile_id, share in sorted(shares.items()):
+            assert share.evaluated is not None
+            assert share.state is not None
+            done.append(share.evaluated)
+            if share.state.is_erased and share.evaluated.write is not None:
+                anew.append(profile_id)
         writes = [each.write for each in done if each.write is not None]
-        receipts = [row for each in done for row in each.receipts]
-        if not writes and not receipts:
+        tells = any(each.receipts and each.write is None for each in done)
+        if not writes and not tells:
             return set(), None
         everybody = {write.profile_id for write in writes}
-        appendix = self._appendix(done, everybody, receipts)
+        appendix = self._appendix(done, everybody)
         # Nearly always nobody else had a profile of the batch: then all is one statement, and one round trip.
-        if await store.write_batch(self._pool, self.bucket, writes, appendix, now):
+        erasures = self._erasures if tells or any(write.is_new for write in writes) else None
+        if not anew and await store.write_batch(self._pool, self.bucket, writes, appendix, now, erasures):
             return everybody, appendix.outbox
         async with self._pool.acquire() as connection, connection.transaction():
+            number = await store_erasure.hold_erasures(connection, self.bucket)
+            if number != self._erasures:
+                self._erasures = number
+                return None, None
             won = await store.swap_profiles(connection, self.bucket, writes)
-            appendix = self._appendix(done, won, receipts)
+            if lifted := [each for each in anew if each in won]:
+                hashes = await self._eraser.hashes_of(lifted)
+                await store_erasure.lift_tombstones(connection, self.bucket, hashes)
+            appendix = self._appendix(done, won)
             await store.append(connection, self.bucket, appendix, now)
         return won, appendix.outbox
 
-    def _appendix(
-        self, done: list[Evaluated], won: set[str], receipts: list[store.TimelineRow]
-    ) -> store.Appendix:
-        """What goes with the swaps that were won."""
-        outgoing, appendix = Outgoing(), store.Appendix(timeline=list(receipts))
+    def _appendix(self, done: list[Evaluated], won: set[str]) -> store.Appendix:
+        """What goes with the swaps that were won, and what is told of profiles that stay as they are."""
+        outgoing, appendix = Outgoing(), store.Appendix()
         for each in done:
-            if each.write is None or each.state.profile_id not in won:
+            if each.write is not None and each.state.profile_id not in won:
+                continue
+            appendix.timeline += each.receipts
+            if each.write is None:
                 continue
             appendix.event_ids += each.spilled
             if each.transitions:
@@ -344,15 +375,16 @@ class Lane:
         appendix.outbox = outgoing.to_row(self._settings.writer, self._sequence)
         return appendix
 
-    def _answer(self, shares: dict[str, _Share], won: set[str]) -> list[Part]:
-        """Settles what is durable; what is not has lost its swap, or was judged by a state that may be stale."""
+    def _answer(self, shares: dict[str, _Share], won: set[str] | None) -> list[Part]:
+        """Settles what is durable; what is not has lost its swap, or was judged by a state that may be stale. With nobody in `won` nothing
+        is."""
         again: list[Part] = []
         tally = Tally()
         for profile_id, share in shares.items():
             evaluated = share.evaluated
             assert evaluated is not None
-            lost = evaluated.write is not None and profile_id not in won
-            if lost:
+            lost = won is None or (evaluated.write is not None and profile_id not in won)
+            if lost and won is not None:
                 metrics.SWAPS_LOST.inc()
             # What was seen before was read for this batch; all else without a write was judged by the state alone.
             unsure = (
@@ -364,7 +396,9 @@ class Lane:
                 self._cache.drop((profile_id,))
                 again += [(submission, (index,)) for submission, index in share.places]
                 continue
-            self._cache.put(evaluated.state)
+            if evaluated.state.is_stored:
+                # Of one that is not, only the tables can tell that it still is not.
+                self._cache.put(evaluated.state)
             tally.add(share.arrivals, evaluated)
             for (submission, index), result in zip(share.places, evaluated.results, strict=True):
                 submission.settle(index, result)

@@ -45,4 +45,5 @@ EFFECTS_REFUSED = Counter("cairn_evaluator_effects_refused_total", "Effects refu
 OUTBOX_ADOPTED = Counter(
     "cairn_evaluator_outbox_adopted_total", "Outbox rows of others that were sent for them."
 )
+PROFILES_ERASED = Counter("cairn_evaluator_profiles_erased_total", "Profiles that were erased.")
 REVISION = Gauge("cairn_evaluator_journey_revision", "The revision of Definition that is served.")

@@ -31,11 +31,12 @@ class Refusal:
 
 class Destination(Protocol):
     """A receiver of effects. `linger_s` is how long what is for it may wait for more, so that calls are fewer; `senders` how many calls may be
-    under way, each about other buckets."""
+    under way, each about other buckets; `is_seldom` that few rows hold anything for it, so that none are read for its sake alone."""
 
     name: str
     linger_s: float
     senders: int
+    is_seldom: bool
 
     def part(self, row: OutboxRow) -> tuple[bytes, ...]:
         """What of a row is for this destination; empty when nothing is."""
@@ -51,6 +52,7 @@ class Scheduler:
     # Nobody waits for a timer to be set; only a wait that is shorter than this ends that much later.
     linger_s = 0.02
     senders = 1
+    is_seldom = False
 
     def __init__(self, channel: grpc.aio.Channel, deadline_s: float) -> None:
         self._stub = SchedulerServiceStub(channel)
@@ -88,20 +90,22 @@ class Activation:
     name = "activation"
     linger_s = 0.0
     senders = 4
+    is_seldom = False
 
     def __init__(self, channel: grpc.aio.Channel, deadline_s: float) -> None:
         self._stub = ActivationServiceStub(channel)
         self._deadline_s = deadline_s
 
     def part(self, row: OutboxRow) -> tuple[bytes, ...]:
-        return tuple(part for part in (row.activate, row.withdraw) if part)
+        # What is taken back by an erasure goes with it.
+        return tuple(part for part in (row.activate, None if row.erase else row.withdraw) if part)
 
     async def deliver(self, rows: Sequence[OutboxRow]) -> list[Refusal]:
-        activate, withdraw = _joined(row.activate for row in rows), _joined(row.withdraw for row in rows)
+        activate = _joined(row.activate for row in rows)
+        withdraw = _joined(row.withdraw for row in rows if not row.erase)
         activations = activation_pb2.ActivateRequest.FromString(activate).activations
-        withdrawals = activation_pb2.WithdrawRequest.FromString(withdraw).withdrawals
         # Withdrawals first: what is asked for and taken back in one go must not leave in between.
-        refusals = await _hand_over("withdraw", withdrawals, len(withdraw), self._withdraw)
+        refusals = await _withdraw(self._stub, withdraw, self._deadline_s)
         return refusals + await _hand_over("activate", activations, len(activate), self._activate)
 
     async def _activate(self, activations: Sequence[activation_pb2.Activation]) -> list[Refusal]:
@@ -117,10 +121,46 @@ class Activation:
             for each in answer.refusals
         ]
 
-    async def _withdraw(self, withdrawals: Sequence[activation_pb2.Withdrawal]) -> list[Refusal]:
-        request = activation_pb2.WithdrawRequest(withdrawals=withdrawals)
-        await self._stub.Withdraw(request, timeout=self._deadline_s)
+
+class Erasures:
+    """Activation, as erasures see it. They have a queue of their own: one waits until nothing of the profile is being sent, and must not hold
+    up what others are to get. What of an erased profile is on its way in the other queue Activation knows by its time."""
+
+    name = "erasures"
+    linger_s = 0.0
+    senders = 1
+    is_seldom = True
+
+    def __init__(self, channel: grpc.aio.Channel, deadline_s: float) -> None:
+        self._stub = ActivationServiceStub(channel)
+        self._deadline_s = deadline_s
+
+    def part(self, row: OutboxRow) -> tuple[bytes, ...]:
+        return tuple(part for part in (row.withdraw, row.erase) if part) if row.erase else ()
+
+    async def deliver(self, rows: Sequence[OutboxRow]) -> list[Refusal]:
+        refusals: list[Refusal] = []
+        for row in rows:
+            if row.erase:
+                # Before the erasure: of what it does not know Activation would remember whose it was.
+                refusals += await _withdraw(self._stub, row.withdraw or b"", self._deadline_s)
+                erasures = activation_pb2.EraseProfilesRequest.FromString(row.erase).erasures
+                refusals += await _hand_over("erase", erasures, len(row.erase), self._erase)
+        return refusals
+
+    async def _erase(self, erasures: Sequence[activation_pb2.Erasure]) -> list[Refusal]:
+        request = activation_pb2.EraseProfilesRequest(erasures=erasures)
+        await self._stub.EraseProfiles(request, timeout=self._deadline_s)
         return []
+
+
+async def _withdraw(stub: Any, withdraw: bytes, deadline_s: float) -> list[Refusal]:
+    async def call(withdrawals: Sequence[activation_pb2.Withdrawal]) -> list[Refusal]:
+        await stub.Withdraw(activation_pb2.WithdrawRequest(withdrawals=withdrawals), timeout=deadline_s)
+        return []
+
+    withdrawals = activation_pb2.WithdrawRequest.FromString(withdraw).withdrawals
+    return await _hand_over("withdraw", withdrawals, len(withdraw), call)
 
 
 async def _hand_over(
@@ -157,6 +197,8 @@ async def _call(
 def _refusal(item: Any, failure: CairnError) -> Refusal:
     if isinstance(item, (scheduler_pb2.Timer, scheduler_pb2.TimerKey)):
         return Refusal(item.key, item.timer_id, failure.reason, failure.message)
+    if isinstance(item, activation_pb2.Erasure):
+        return Refusal(item.profile_id, "", failure.reason, failure.message)
     return Refusal(item.profile_id, item.activation_id, failure.reason, failure.message)
 
 

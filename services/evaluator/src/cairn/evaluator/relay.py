@@ -11,7 +11,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 import structlog
 
+from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
 from cairn.evaluator import metrics, store
+from cairn.evaluator.erasing import Eraser
 from cairn.evaluator.evaluation import told_id
 from cairn.evaluator.peers import Destination, Refusal
 from cairn.evaluator.store import OutboxRow, RowKind, TimelineRow, to_json
@@ -80,9 +82,15 @@ class Relay:
     name = "relay"
 
     def __init__(
-        self, pool: Pool, writer: int, destinations: Sequence[Destination], bucket_count: int
+        self,
+        pool: Pool,
+        writer: int,
+        destinations: Sequence[Destination],
+        bucket_count: int,
+        eraser: Eraser,
     ) -> None:
         self._pool = pool
+        self._eraser = eraser
         self._writer = writer
         self._destinations = tuple(destinations)
         self._bucket_count = bucket_count
@@ -235,10 +243,12 @@ class Relay:
                 self._done[bucket].append(row.sequence)
 
     async def _tell(self, destination: Destination, refusals: Sequence[Refusal]) -> None:
-        """A refused effect becomes a row of the profile's timeline and blocks nothing."""
+        """A refused effect becomes a row of the profile's timeline and blocks nothing. An erased profile has none."""
         now = now_us()
         rows: dict[int, list[TimelineRow]] = {}
         for refusal in refusals:
+            if refusal.reason == ErrorReason.ERROR_REASON_PROFILE_ERASED:
+                continue
             row = TimelineRow(
                 refusal.profile_id,
                 now,
@@ -248,7 +258,7 @@ class Relay:
             )
             rows.setdefault(bucket_of(refusal.profile_id, self._bucket_count), []).append(row)
         for bucket, told in rows.items():
-            await store.insert_timeline(self._pool, bucket, told)
+            await self._eraser.tell(bucket, told)
         log.warning(
             "effects_refused", destination=destination.name, count=len(refusals), first=refusals[0].message
         )
@@ -298,7 +308,7 @@ class Relay:
         while rows := await store.read_outbox(self._pool, bucket, writer, after, _MAX_ROWS_A_CALL):
             after = rows[-1].sequence
             await self._deliver_stored(bucket, writer, rows, away)
-            if away == set(self._bits):
+            if all(each.is_seldom or each.name in away for each in self._destinations):
                 return
             if not away:
                 metrics.OUTBOX_ADOPTED.inc(len(rows))
@@ -310,7 +320,7 @@ class Relay:
         """Hands over stored rows outside any queue. A destination that is away keeps its part, is noted, and stops no other."""
         sequences = [row.sequence for row in rows]
         for destination in self._destinations:
-            if destination.name in away:
+            if destination.name in away or not any(destination.part(row) for row in rows):
                 continue
             try:
                 refusals = await destination.deliver(rows)

@@ -51,6 +51,7 @@ class ProfileWrite(msgspec.Struct, gc=False):
     """A profile as it shall be: `revision` is one more than what was read; `attributes`, `behavior`, `recent` and `seen` None when they stay.
 
     `held_in` are the journeys in whose pause something of it is held, None where nothing is; `update_us` is set by whoever writes.
+    `is_new` says that there is no row of it yet: any other only changes the row that there is.
     """
 
     profile_id: str
@@ -63,6 +64,7 @@ class ProfileWrite(msgspec.Struct, gc=False):
     held_in: list[str] | None = None
     seen: str | None = None
     update_us: int = 0
+    is_new: bool = False
 
     @property
     def stored_bytes(self) -> int:
@@ -94,11 +96,12 @@ class OutboxRow:
     cancel: bytes | None = None
     activate: bytes | None = None
     withdraw: bytes | None = None
+    erase: bytes | None = None
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is to be sent."""
-        return not (self.schedule or self.cancel or self.activate or self.withdraw)
+        return not (self.schedule or self.cancel or self.activate or self.withdraw or self.erase)
 
 
 @dataclass(slots=True)
@@ -139,9 +142,10 @@ async def find_seen(
     return {(row[0], row[1]) for row in rows}
 
 
-# The swap: an absent profile counts as revision 0. Rows come in the order of the arrays, which is the order of the keys, so that two
-# writers that meet cannot wait for each other in a ring.
-_SWAP = """
+# The swap. Rows come in the order of the arrays, which is the order of the keys, so that two writers that meet cannot wait for each other
+# in a ring. The revision of a profile that is there already comes with a minus: a row that is inserted with one was erased since it was
+# read, and its writer has lost. Whoever makes profiles gives the number of the bucket's erasures that it knows.
+_swap_template = """
 INSERT INTO profiles AS p (bucket, profile_id, revision, attributes, time_zone, standings, behavior, recent, held_in, seen,
     update_time)
 SELECT $1, u.profile_id, u.revision, u.attributes, u.time_zone, u.standings, u.behavior, u.recent,
@@ -149,8 +153,8 @@ SELECT $1, u.profile_id, u.revision, u.attributes, u.time_zone, u.standings, u.b
 FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
     $11::timestamptz[])
     AS u (profile_id, revision, attributes, time_zone, standings, behavior, recent, held_in, seen, update_time)
-ON CONFLICT (bucket, profile_id) DO UPDATE SET
-    revision = excluded.revision,
+{where}ON CONFLICT (bucket, profile_id) DO UPDATE SET
+    revision = -excluded.revision,
     attributes = coalesce(excluded.attributes, p.attributes),
     time_zone = excluded.time_zone,
     standings = excluded.standings,
@@ -159,26 +163,30 @@ ON CONFLICT (bucket, profile_id) DO UPDATE SET
     held_in = excluded.held_in,
     seen = coalesce(excluded.seen, p.seen),
     update_time = excluded.update_time
-WHERE p.bucket = $1 AND p.revision = excluded.revision - 1
-RETURNING p.profile_id
+WHERE p.bucket = $1 AND p.revision = -excluded.revision - 1
+RETURNING p.profile_id, p.revision
 """
+_SWAP = _swap_template.format(where="")
+_TAKE_OUT = "DELETE FROM profiles WHERE bucket = $1 AND profile_id = ANY($2::text[])"
 
 
 async def swap_profiles(connection: AnyConnection, bucket: int, writes: Sequence[ProfileWrite]) -> set[str]:
     """Writes each profile whose revision is still the one that was read; returns the ids of those written.
 
-    `writes` are in the order of their ids, each id once.
+    `writes` are in the order of their ids, each id once. The caller holds the bucket's erasures when one of them is new.
     """
     if not writes:
         return set()
     rows = await connection.fetch(_SWAP, bucket, *_swap_columns(writes))
-    return {row[0] for row in rows}
+    if erased := [row[0] for row in rows if row[1] < 0]:
+        await connection.execute(_TAKE_OUT, bucket, erased)
+    return {row[0] for row in rows if row[1] > 0}
 
 
 def _swap_columns(writes: Sequence[ProfileWrite]) -> tuple[list[Any], ...]:
     return (
         [write.profile_id for write in writes],
-        [write.revision for write in writes],
+        [write.revision if write.is_new else -write.revision for write in writes],
         [write.attributes for write in writes],
         [write.time_zone for write in writes],
         [write.standings for write in writes],
@@ -220,19 +228,40 @@ def _append_statement(first: str, last: str, after: int) -> str:
 
 
 _APPEND_ALONE = _append_statement("", "SELECT", 1)
+# The erasures are held first, before any row is: who erases takes the locks in the same order.
+_still = "(NOT $28 OR coalesce((SELECT number = $29 FROM held), false))"
+_held = "held AS MATERIALIZED (SELECT number FROM erasures WHERE bucket = $1 AND $28::boolean FOR SHARE), "
 # A count that is not the one expected divides by zero, before anything else is written: the statement fails, and with it the swaps.
+_last = "SELECT 1 / (count(*) FILTER (WHERE revision > 0) = $27 AND STILL)::int FROM swapped"
 _WRITE_BATCH = _append_statement(
-    f"swapped AS ({_SWAP}), ", "SELECT 1 / (count(*) = $27)::int FROM swapped", 11
+    f"{_held}swapped AS ({_swap_template.format(where=f'WHERE {_still} ')}), ",
+    _last.replace("STILL", _still),
+    11,
 )
 
 
 async def write_batch(
-    pool: Pool, bucket: int, writes: Sequence[ProfileWrite], appendix: Appendix, now_us: int
+    pool: Pool,
+    bucket: int,
+    writes: Sequence[ProfileWrite],
+    appendix: Appendix,
+    now_us: int,
+    erasures: int | None = None,
 ) -> bool:
-    """The swaps and what goes with them, all or nothing, as one statement; False when a swap was lost, and then nothing was written."""
+    """The swaps and what goes with them, all or nothing, as one statement; False when a swap was lost, and then nothing was written.
+
+    `erasures` is how many erasures of the bucket the caller knows; with more nothing is written either. None: it makes no profile,
+    and need not ask.
+    """
     try:
         await pool.execute(
-            _WRITE_BATCH, bucket, *_swap_columns(writes), *_append_columns(appendix, now_us), len(writes)
+            _WRITE_BATCH,
+            bucket,
+            *_swap_columns(writes),
+            *_append_columns(appendix, now_us),
+            len(writes),
+            erasures is not None,
+            erasures or 0,
         )
     except asyncpg.DivisionByZeroError:
         return False
@@ -266,7 +295,7 @@ def _append_columns(appendix: Appendix, now_us: int) -> tuple[Any, ...]:
 
 
 _READ_OUTBOX = """
-SELECT writer, sequence, schedule, cancel, activate, withdraw FROM outbox
+SELECT writer, sequence, schedule, cancel, activate, withdraw, erase FROM outbox
 WHERE bucket = $1 AND writer = $2 AND sequence > $3 ORDER BY sequence LIMIT $4
 """
 
@@ -313,17 +342,23 @@ UPDATE outbox SET schedule = NULL, cancel = NULL
 WHERE bucket = $1 AND writer = $2 AND sequence = ANY($3::bigint[])
 """
 _SETTLE_ACTIVATION = """
-UPDATE outbox SET activate = NULL, withdraw = NULL
+UPDATE outbox SET activate = NULL, withdraw = CASE WHEN erase IS NOT NULL THEN withdraw END
 WHERE bucket = $1 AND writer = $2 AND sequence = ANY($3::bigint[])
 """
+_SETTLE_ERASURES = """
+UPDATE outbox SET erase = NULL, withdraw = CASE WHEN erase IS NULL THEN withdraw END
+WHERE bucket = $1 AND writer = $2 AND sequence = ANY($3::bigint[])
+"""
+_SETTLE = {
+    "scheduler": _SETTLE_SCHEDULER, "activation": _SETTLE_ACTIVATION, "erasures": _SETTLE_ERASURES,
+}  # fmt: skip
 
 
 async def settle_outbox(
     db: Pool | AnyConnection, bucket: int, writer: int, sequences: Sequence[int], destination: str
 ) -> None:
-    """Strikes the part that one destination has accepted, where the other keeps the row waiting."""
-    statement = _SETTLE_SCHEDULER if destination == "scheduler" else _SETTLE_ACTIVATION
-    await db.execute(statement, bucket, writer, sequences)
+    """Strikes the part that one destination has accepted, where another keeps the row waiting."""
+    await db.execute(_SETTLE[destination], bucket, writer, sequences)
 
 
 _INSERT_TIMELINE = """

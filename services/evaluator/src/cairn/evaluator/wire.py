@@ -192,6 +192,7 @@ class Outgoing:
         self._cancels = scheduler_pb2.CancelTimersRequest()
         self._activations = activation_pb2.ActivateRequest()
         self._withdrawals = activation_pb2.WithdrawRequest()
+        self._erasures = activation_pb2.EraseProfilesRequest()
 
     def add(self, profile_id: str, standing_id: str, effects: Sequence[Effect]) -> None:
         """Adds the effects of one standing of a profile, in order."""
@@ -213,6 +214,10 @@ class Outgoing:
                         reason=effect.reason,
                     )
 
+    def erase(self, profile_id: str, erase_us: int) -> None:
+        """Adds that a profile was erased."""
+        self._erasures.erasures.add(profile_id=profile_id, erase_time=to_timestamp(erase_us))
+
     def to_row(self, writer: int, sequence: int) -> OutboxRow:
         """The batch's row of the outbox."""
         row = OutboxRow(writer, sequence)
@@ -224,6 +229,8 @@ class Outgoing:
             row.activate = self._activations.SerializeToString()
         if self._withdrawals.withdrawals:
             row.withdraw = self._withdrawals.SerializeToString()
+        if self._erasures.erasures:
+            row.erase = self._erasures.SerializeToString()
         return row
 
     def _schedule(self) -> scheduler_pb2.ScheduleTimersRequest:
@@ -251,6 +258,7 @@ def _add_activation(
         step=effect.step_id,
         enrollment=effect.enrollment_id,
         context=msgspec.json.encode(context),
+        time_zone=effect.time_zone,
     )
     asked = activation.request_time
     asked.seconds, asked.nanos = effect.request_us // 1_000_000, effect.request_us % 1_000_000 * 1_000

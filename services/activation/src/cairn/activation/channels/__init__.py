@@ -6,7 +6,18 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any
 
-from cairn.activation.channels import log, meta_audience, smtp
+from cairn.activation.channels import (
+    absent,
+    google_audience,
+    linkedin_audience,
+    log,
+    meta_audience,
+    sendgrid,
+    ses,
+    smtp,
+    tiktok_audience,
+    webhook,
+)
 from cairn.activation.channels.base import Channel, ChannelKind, ChannelTools
 from cairn.activation.ledger import Guarantee
 from cairn.api.activation.v1 import activation_pb2 as pb
@@ -15,7 +26,20 @@ ENTRY_POINTS = "cairn.activation.channels"
 """The group of entry points by which another package brings a `ChannelKind`."""
 
 KINDS: Mapping[str, ChannelKind] = MappingProxyType(
-    {kind.name: kind for kind in (smtp.KIND, meta_audience.KIND, log.KIND)}
+    {
+        kind.name: kind
+        for kind in (
+            smtp.KIND,
+            ses.KIND,
+            sendgrid.KIND,
+            meta_audience.KIND,
+            google_audience.KIND,
+            tiktok_audience.KIND,
+            linkedin_audience.KIND,
+            webhook.KIND,
+            log.KIND,
+        )
+    }
 )
 """The kinds that come with the service, by the field of the contract's `Connection.kind`."""
 
@@ -26,21 +50,34 @@ REPEATABLE_KINDS: tuple[str, ...] = tuple(
 )
 """The kinds, by their JSON names, whose deliveries may be sent again after a crash. Plug-ins are not among them."""
 
+WRITING_KINDS: tuple[str, ...] = tuple(
+    pb.Connection.DESCRIPTOR.fields_by_name[kind.name].json_name
+    for kind in KINDS.values()
+    if kind.writes_to_people
+)
+"""The kinds, by their JSON names, by which people are written to. Plug-ins are not among them."""
+
 
 def kind_of(connection: pb.Connection) -> ChannelKind:
-    """The kind of a connection that was checked; LookupError for a plug-in that is not installed."""
+    """The kind of a connection that was checked; for a plug-in that is gone since, one whose deliveries wait for it (see `absent`)."""
     name = connection.WhichOneof("kind")
     if name == "plugin":
-        return plugin(connection.plugin.channel)
+        try:
+            return plugin(connection.plugin.channel)
+        except LookupError as error:
+            return absent.absent_kind(connection.plugin.channel, str(error))
     assert name is not None, "checked when the connection was put"
     return KINDS[name]
 
 
 @cache
 def plugin(name: str) -> ChannelKind:
-    """The kind that another package brings under a name; LookupError when none does."""
+    """The kind that another package brings under a name; LookupError when none does, or it can't be loaded."""
     for point in entry_points(group=ENTRY_POINTS, name=name):
-        kind = point.load()
+        try:
+            kind = point.load()
+        except Exception as error:
+            raise LookupError(f"the channel `{name}` can't be loaded ({type(error).__name__})") from error
         if isinstance(kind, ChannelKind):
             return kind
     raise LookupError(f"no installed package brings the channel `{name}`")

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -24,10 +24,11 @@ class UnreachableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A claim with its template, ready to be prepared."""
+    """A claim with its template, ready to be prepared. `held`: what an audience got of somebody who is to be removed, by identifier."""
 
     claim: Claim
     template: CompiledTemplate | None
+    held: Mapping[str, str] | None = None
 
 
 class Channel(Protocol[P]):
@@ -62,6 +63,14 @@ class Channel(Protocol[P]):
 
     async def close(self) -> None:
         """Lets go of its connections."""
+
+
+@runtime_checkable
+class Probe(Protocol):
+    """What a channel has in addition where its destination can be asked something harmless."""
+
+    async def probe(self) -> str:
+        """Asks, and tells in words what it answered, without personal data; UnreachableError when it is not there or does not let us in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +114,14 @@ def failed(detail: str) -> Outcome:
 def retry(detail: str, after_us: int = 0) -> Outcome:
     """It was not sent, or may harmlessly be sent again."""
     return Outcome(Fate.RETRY, detail, retry_after_us=after_us)
+
+
+def down(detail: str, after_us: int = 0) -> Outcome:
+    """As `retry`, where the destination is not there or in trouble (no connection, no answer in time, HTTP 429 or 5xx).
+
+    Some of these in a row, and the connection rests; `after_us` is the pause that the destination asked for, which holds for all.
+    """
+    return Outcome(Fate.RETRY, detail, retry_after_us=after_us, down=True)
 
 
 def read_context(context: bytes) -> Mapping[str, Any] | Outcome:

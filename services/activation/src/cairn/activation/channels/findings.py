@@ -1,7 +1,9 @@
 """Owns what is found wrong in a connection or a template: each violation with its field, all of them at once."""
 
 import re
+from collections.abc import Sequence
 
+from cairn.activation.channels.addresses import IpNetwork
 from cairn.activation.secrets import MissingSecretError, Secrets
 from cairn.activation.wire import parse_id
 from cairn.runtime.auth import is_loopback
@@ -15,11 +17,14 @@ _HEADER_BREAKS = frozenset("\r\n\0")
 
 
 class Findings:
-    """Violations below a root field, "connection" or "template"."""
+    """Violations below a root field, "connection" or "template". `allowed_networks` are those that webhooks may lead to."""
 
-    def __init__(self, root: str, secrets: Secrets | None = None) -> None:
+    def __init__(
+        self, root: str, secrets: Secrets | None = None, allowed_networks: Sequence[IpNetwork] = ()
+    ) -> None:
         self._root = root
         self._secrets = secrets
+        self.allowed_networks = allowed_networks
         self.violations: list[FieldViolation] = []
 
     def add(self, field: str, description: str) -> None:
@@ -31,18 +36,19 @@ class Findings:
         if not parse_id(kind, name):
             self.add("name", f"write {kind}/ID, the id of lower-case letters, digits and dashes")
 
-    def secret(self, field: str, name: str, *, required: bool = False) -> None:
-        """It has to name a secret that there is."""
+    def secret(self, field: str, name: str, *, required: bool = False) -> str:
+        """It has to name a secret that there is; its value, "" where there is none to be looked at."""
         if not name:
             if required:
                 self.add(field, "is required: the name of the secret")
-            return
+            return ""
         if self._secrets is None:
-            return
+            return ""
         try:
-            self._secrets.read(name)
+            return self._secrets.read(name)
         except MissingSecretError as error:
             self.add(field, str(error))
+            return ""
 
     def short_text(self, field: str, text: str) -> None:
         """It has to be one line that is not long."""

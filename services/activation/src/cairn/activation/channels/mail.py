@@ -4,9 +4,11 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.header import Header
 from email.utils import formatdate, getaddresses
+from functools import lru_cache
 
 from cairn.activation.templates import Message
 
@@ -16,6 +18,9 @@ _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _ADDRESS = re.compile(rf"{_LOCAL}@{_LABEL}(\.{_LABEL})*")
 _LONGEST_LINE = 900
 _ADDRESS_IN_TEXT = re.compile(r"\S*@\S*")
+_ASCII = bytes(range(127))
+_PLAIN_PART = 'Content-Type: text/plain; charset="utf-8"\r\nContent-Transfer-Encoding: '
+_HTML_PART = 'Content-Type: text/html; charset="utf-8"\r\nContent-Transfer-Encoding: '
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,33 +69,58 @@ def external_id(activation_id: str, domain: str) -> str:
     return f"<{hashlib.sha256(activation_id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}@{domain}>"
 
 
-def render_message(
-    message: Message, *, sender: Sender, to: str, activation_id: str, sent_seconds: int
-) -> bytes:
-    """The whole message, headers and body, with CRLF line ends. `to` has been through `parse_address`."""
+def compose(
+    message: Message,
+    *,
+    sender: Sender,
+    to: str,
+    activation_id: str,
+    sent_seconds: int,
+    unsubscribe_url: str = "",
+) -> tuple[dict[str, str], bytes]:
+    """The headers, in order and each once, and the body with CRLF line ends.
+
+    `to` has been through `parse_address`. With an `unsubscribe_url`, one-click unsubscribing is offered (RFC 8058), each header in one
+    line: a folded one breaks signatures at some relays.
+    """
     message_id = external_id(activation_id, sender.domain)
-    headers = [
-        f"From: {sender.header}",
-        f"To: {to}",
-        f"Subject: {_unstructured(message.subject, 'Subject')}",
-        f"Date: {formatdate(sent_seconds)}",
-        f"Message-ID: {message_id}",
-        f"X-Cairn-Activation: {_unstructured(activation_id, 'X-Cairn-Activation')}",
-        "MIME-Version: 1.0",
-    ]
+    headers = {
+        "From": sender.header,
+        "To": to,
+        "Subject": _unstructured(message.subject, "Subject"),
+        "Date": _date(sent_seconds),
+        "Message-ID": message_id,
+        "X-Cairn-Activation": _unstructured(activation_id, "X-Cairn-Activation"),
+    }
+    if unsubscribe_url:
+        headers["List-Unsubscribe"] = f"<{unsubscribe_url}>"
+        headers["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+    headers["MIME-Version"] = "1.0"
+    encoding, text = _encode(message.text)
     if not message.html:
-        return _lines(headers) + _part(message.text, "plain")
+        headers["Content-Type"] = 'text/plain; charset="utf-8"'
+        headers["Content-Transfer-Encoding"] = encoding
+        return headers, text
+    # The words can't hold it: it is made from the message's own id.
     boundary = f"=_{message_id[1:33]}"
-    headers.append(f'Content-Type: multipart/alternative; boundary="{boundary}"')
-    divider = f"--{boundary}".encode()
-    return b"".join(
+    headers["Content-Type"] = f'multipart/alternative; boundary="{boundary}"'
+    html_encoding, html = _encode(message.html)
+    body = b"".join(
         (
-            _lines([*headers, ""]),
-            divider + b"\r\n" + _part(message.text, "plain") + b"\r\n",
-            divider + b"\r\n" + _part(message.html, "html") + b"\r\n",
-            divider + b"--\r\n",
+            f"--{boundary}\r\n{_PLAIN_PART}{encoding}\r\n\r\n".encode(),
+            text,
+            f"\r\n--{boundary}\r\n{_HTML_PART}{html_encoding}\r\n\r\n".encode(),
+            html,
+            f"\r\n--{boundary}--\r\n".encode(),
         )
     )
+    return headers, body
+
+
+def assemble(headers: Mapping[str, str], body: bytes) -> bytes:
+    """The whole message as it goes over the wire, but for the doubling of dots."""
+    head = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    return head.encode("ascii") + b"\r\n" + body
 
 
 def without_addresses(answer: str) -> str:
@@ -98,28 +128,23 @@ def without_addresses(answer: str) -> str:
     return _ADDRESS_IN_TEXT.sub("<address>", " ".join(answer.split()))[:200]
 
 
-def _lines(lines: list[str]) -> bytes:
-    return "".join(f"{line}\r\n" for line in lines).encode("ascii")
+@lru_cache(maxsize=4)
+def _date(seconds: int) -> str:
+    return formatdate(seconds)
 
 
-def _part(text: str, subtype: str) -> bytes:
-    body = text.replace("\r\n", "\n").replace("\r", "\n").encode("utf-8", "replace")
-    encoding = "7bit"
-    if not body.isascii() or b"\0" in body or any(len(line) > _LONGEST_LINE for line in body.split(b"\n")):
-        encoding, body = _encode(body)
-    head = [
-        f'Content-Type: text/{subtype}; charset="utf-8"',
-        f"Content-Transfer-Encoding: {encoding}",
-        "",
-    ]
-    return _lines(head) + body.replace(b"\n", b"\r\n")
-
-
-def _encode(body: bytes) -> tuple[str, bytes]:
-    """The shorter of the two encodings: mostly Latin text stays readable, other scripts stay small."""
-    if sum(byte > 126 for byte in body) * 3 > len(body):
-        return "base64", base64.encodebytes(body.replace(b"\n", b"\r\n"))
-    return "quoted-printable", binascii.b2a_qp(body, istext=True)
+def _encode(text: str) -> tuple[str, bytes]:
+    """The transfer encoding of a part and its bytes, with CRLF line ends. The shorter of two where it can't go as it is: mostly
+    Latin text stays readable, other scripts stay small.
+    """
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    body = text.encode("utf-8", "replace")
+    if text.isascii() and "\0" not in text and max(map(len, body.split(b"\n"))) <= _LONGEST_LINE:
+        return "7bit", body.replace(b"\n", b"\r\n")
+    if len(body.translate(None, _ASCII)) * 3 > len(body):
+        return "base64", base64.encodebytes(body.replace(b"\n", b"\r\n")).replace(b"\n", b"\r\n")
+    return "quoted-printable", binascii.b2a_qp(body, istext=True).replace(b"\n", b"\r\n")
 
 
 def _unstructured(text: str, header: str) -> str:

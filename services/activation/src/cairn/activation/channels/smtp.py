@@ -1,11 +1,14 @@
 """Owns the way to a mail server: kept connections, one message at a time on each, and what each answer means.
 
+Commands are not pipelined: the client library reads one answer at a time.
+
 Guarantee: at most once after the message's data was sent. A cut between DATA and the server's 250 is UNKNOWN.
 """
 
 import asyncio
 import contextlib
 import re
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,42 +21,50 @@ from cairn.activation.channels.base import (
     ChannelTools,
     Letter,
     UnreachableError,
-    attribute,
+    down,
     failed,
-    read_context,
     retry,
 )
 from cairn.activation.channels.findings import MAX_TEXT, Findings
+from cairn.activation.channels.mail_maker import Mail, MailMaker
 from cairn.activation.ledger import Fate, Guarantee, Outcome
 from cairn.activation.model import Member
 from cairn.activation.secrets import MissingSecretError
-from cairn.activation.templates import TemplateError
 from cairn.api.activation.v1 import activation_pb2 as pb
 from cairn.runtime.auth import is_loopback
-from cairn.runtime.clock import now_us
 
 log = structlog.get_logger()
 
 DEFAULT_PORT = 587
 DEFAULT_POOL_SIZE = 4
-DEFAULT_ADDRESS_ATTRIBUTE = "email"
 
-_MESSAGES_PER_CONNECTION = 4
-_MOST_IN_BATCH = 64
+# A crash leaves two batches in doubt, 64 messages with the default pool and 256 at most. Longer batches cost fewer round trips to Postgres
+# for each message; what is in doubt is not sent again.
+_MESSAGES_PER_CONNECTION = 8
+_MOST_IN_BATCH = 128
 _TURNS = 2
 _MAX_POOL = 32
+_STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}\b")
 _HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}|\[[0-9A-Fa-f:.]+\]")
 # Servers say goodbye to a connection that is quiet for long; ours goes first.
 _IDLE_SECONDS = 20.0
+_QUIT_SECONDS = 2.0
+
+_OK, _FORWARDS, _GOODBYE = 250, 251, 421
+_TAKES_RECIPIENT = (_OK, _FORWARDS)
+_SAYS_NO = (400, 599)
+_CLOSED = "the mail server closed the connection before it had the message"
+_BROKE_OFF = "the mail server left others without an answer; it does not have the message"
+_SILENT = "the mail server did not answer in time; it does not have the message"
 
 
-@dataclass(frozen=True, slots=True)
-class Mail:
-    """A message that only has to be handed over."""
+@dataclass(slots=True)
+class _Batch:
+    """Messages that are being handed over, by their places in what the lane gave."""
 
-    to: str
-    data: bytes
-    message_id: str
+    waiting: deque[tuple[int, Mail]]
+    outcomes: dict[int, Outcome]
+    trouble: str = ""
 
 
 class SmtpChannel:
@@ -64,46 +75,19 @@ class SmtpChannel:
 
     def __init__(self, whole: pb.Connection, tools: ChannelTools) -> None:
         connection = whole.smtp
-        sender = mail.parse_sender(connection.from_address)
-        assert sender is not None, "checked when the connection was put"
-        self._sender = sender
+        self._maker = MailMaker(whole, connection.from_address, connection.address_attribute, tools)
         self._connection = connection
         self._secrets = tools.secrets
         self._timeout_s = tools.settings.smtp_timeout_seconds
-        self._attribute = connection.address_attribute or DEFAULT_ADDRESS_ATTRIBUTE
-        size = connection.pool_size or DEFAULT_POOL_SIZE
-        self._slots = asyncio.Semaphore(size)
+        self._size = connection.pool_size or DEFAULT_POOL_SIZE
+        self._slots = asyncio.Semaphore(self._size)
         self._idle: list[tuple[aiosmtplib.SMTP, float]] = []
-        self.batch_size = min(_MOST_IN_BATCH, _MESSAGES_PER_CONNECTION * size)
+        self._busy = 0
+        self.batch_size = min(_MOST_IN_BATCH, _MESSAGES_PER_CONNECTION * self._size)
         self.turns = asyncio.Semaphore(_TURNS)
 
     def prepare(self, letter: Letter) -> Mail | Outcome:
-        if letter.template is None:
-            return failed("an e-mail needs a template")
-        variables = read_context(letter.claim.context)
-        if isinstance(variables, Outcome):
-            return variables
-        text = attribute(variables, self._attribute)
-        if not text.strip():
-            return failed(f"the profile has no address (attribute `{self._attribute}`)")
-        to = mail.parse_address(text)
-        if not to:
-            return failed(
-                f"the profile's address is none that a mail server takes (attribute `{self._attribute}`)"
-            )
-        try:
-            message = letter.template.render({"profile": {}, "entry": {}, "event": {}, **variables})
-        except TemplateError as error:
-            return failed(str(error))
-        activation_id = letter.claim.activation_id
-        data = mail.render_message(
-            message,
-            sender=self._sender,
-            to=to,
-            activation_id=activation_id,
-            sent_seconds=now_us() // 1_000_000,
-        )
-        return Mail(to, data, mail.external_id(activation_id, self._sender.domain))
+        return self._maker.make(letter)
 
     def address_of(self, prepared: Mail) -> str:
         return prepared.to
@@ -112,73 +96,122 @@ class SmtpChannel:
         return None
 
     async def open(self) -> None:
+        """Costs nothing while there is a connection, idle or at work: whether it is still alive shows when it is used."""
+        if self._busy or self._has_idle():
+            return
         async with self._slots:
-            client, _ = await self._take()
-            self._keep(client)
+            self._keep(await self._connect())
+
+    async def probe(self) -> str:
+        if problem := self._maker.key_problem():
+            raise UnreachableError(problem)
+        client = await self._connect()
+        secured = client.get_transport_info("cipher") is not None
+        await _quit(client)
+        return f"the mail server lets us in, {'with TLS' if secured else 'without TLS'}"
 
     async def send(self, prepared: Sequence[Mail]) -> list[Outcome]:
-        return list(await asyncio.gather(*(self._send_one(message) for message in prepared)))
+        batch = _Batch(deque(enumerate(prepared)), {})
+        await asyncio.gather(*(self._work(batch) for _ in range(min(self._size, len(prepared)))))
+        nobody = down(batch.trouble)
+        return [batch.outcomes.get(place, nobody) for place in range(len(prepared))]
 
     async def close(self) -> None:
         idle, self._idle = self._idle, []
         for client, _ in idle:
             await _quit(client)
 
-    async def _send_one(self, message: Mail) -> Outcome:
+    async def _work(self, batch: _Batch) -> None:
+        """Hands over what waits, message by message over one connection, until there is none or no connection is to be had."""
         async with self._slots:
+            if not batch.waiting:
+                return
+            self._busy += 1
             try:
-                client, reused = await self._take()
+                await self._hand_over_all(batch)
             except UnreachableError as error:
-                return retry(str(error))
-            outcome = await self._hand_over(client, message)
-            if outcome is None and reused:
-                # A kept connection that the server has closed meanwhile says nothing about the message.
-                try:
-                    client = await self._connect()
-                except UnreachableError as error:
-                    return retry(str(error))
-                outcome = await self._hand_over(client, message)
-            return outcome or retry("the mail server closed the connection before it had the message")
+                batch.trouble = str(error)
+            finally:
+                self._busy -= 1
 
-    async def _hand_over(self, client: aiosmtplib.SMTP, message: Mail) -> Outcome | None:
-        """One message over one connection; None when the connection was gone before the message's data was sent."""
+    async def _hand_over_all(self, batch: _Batch) -> None:
+        client: aiosmtplib.SMTP | None = None
+        reused = False
+        while batch.waiting:
+            place, message = batch.waiting.popleft()
+            outcome = None
+            try:
+                if client is None or not client.is_connected:
+                    client, reused = await self._take()
+                outcome = await self._hand_over(client, message, reused)
+                if outcome is None:
+                    # A kept connection that the server has closed meanwhile says nothing about the message.
+                    client, reused = await self._connect(), False
+                    outcome = await self._hand_over(client, message, reused)
+            except UnreachableError:
+                batch.waiting.appendleft((place, message))
+                raise
+            batch.outcomes[place] = outcome = outcome or down(_CLOSED)
+            if outcome.fate is Fate.UNKNOWN or outcome.detail == _SILENT:
+                # A server that leaves one without an answer would do so with the next: they are spared the wait and the doubt.
+                batch.trouble = _BROKE_OFF
+                return
+            reused = True
+        if client is not None:
+            self._keep(client)
+
+    async def _hand_over(self, client: aiosmtplib.SMTP, message: Mail, reused: bool) -> Outcome | None:
+        """One message over one connection; None when a reused one was gone before the message's data was sent."""
         try:
-            await client.mail(self._sender.address)
-            await client.rcpt(message.to)
-        except aiosmtplib.SMTPResponseException as error:
-            await self._reset(client)
-            return _refused(error)
-        except (aiosmtplib.SMTPException, OSError, ValueError):
+            answer = await client.execute_command(
+                b"MAIL", b"FROM:<%b>" % message.sender.address.encode("ascii")
+            )
+            taken = answer.code == _OK
+            if taken:
+                answer = await client.execute_command(b"RCPT", b"TO:<%b>" % message.to.encode("ascii"))
+                taken = answer.code in _TAKES_RECIPIENT
+        except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             client.close()
-            return None
+            return None if reused else down(_SILENT if _is_timeout(error) else _CLOSED)
         except BaseException:
             client.close()
             raise
+        if not taken:
+            if answer.code == _GOODBYE and reused:
+                return None
+            await self._reset(client)
+            return _refused(answer.code, answer.message)
         try:
             answer = await client.data(message.data)
         except aiosmtplib.SMTPResponseException as error:
+            if not _SAYS_NO[0] <= error.code <= _SAYS_NO[1]:  # what nobody understands may have been a yes
+                client.close()
+                return _in_doubt(message)
             await self._reset(client)
-            return _refused(error)
+            return _refused(error.code, error.message)
         except (aiosmtplib.SMTPException, OSError):
             client.close()
-            detail = "the connection was cut before the mail server confirmed the message; it may have it"
-            return Outcome(Fate.UNKNOWN, detail, message.message_id)
+            return _in_doubt(message)
         except BaseException:
             client.close()
             raise
-        self._keep(client)
-        return Outcome(
-            Fate.SENT, mail.without_addresses(f"{answer.code} {answer.message}"), message.message_id
-        )
+        detail = mail.without_addresses(f"{answer.code} {answer.message}")
+        return Outcome(Fate.SENT, detail, message.message_id)
+
+    def _has_idle(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        while self._idle:
+            client, since = self._idle[-1]
+            if client.is_connected and now - since < _IDLE_SECONDS:
+                return True
+            self._idle.pop()
+            client.close()
+        return False
 
     async def _take(self) -> tuple[aiosmtplib.SMTP, bool]:
         """A connection, and whether it was used before. To be called within a slot."""
-        now = asyncio.get_running_loop().time()
-        while self._idle:
-            client, since = self._idle.pop()
-            if client.is_connected and now - since < _IDLE_SECONDS:
-                return client, True
-            client.close()
+        if self._has_idle():
+            return self._idle.pop()[0], True
         return await self._connect(), False
 
     async def _connect(self) -> aiosmtplib.SMTP:
@@ -196,12 +229,20 @@ class SmtpChannel:
             timeout=self._timeout_s,
             use_tls=security == pb.SMTP_SECURITY_TLS,
             start_tls=security == pb.SMTP_SECURITY_STARTTLS,
-            local_hostname=self._sender.domain,
+            local_hostname=self._maker.sender.domain,
         )
         try:
             async with asyncio.timeout(self._timeout_s):
                 await client.connect()
-                await client.ehlo()
+                if client.is_ehlo_or_helo_needed:
+                    await client.ehlo()
+        except aiosmtplib.SMTPAuthenticationError as error:
+            client.close()
+            # Without its words, which might repeat what it was told.
+            status = _STATUS.match(error.message)
+            raise UnreachableError(
+                f"the mail server refuses the login: {error.code}{' ' + status[0] if status else ''}"
+            ) from None
         except aiosmtplib.SMTPResponseException as error:
             client.close()
             answer = mail.without_addresses(f"{error.code} {error.message}")
@@ -221,7 +262,6 @@ class SmtpChannel:
             await client.rset()
         except (aiosmtplib.SMTPException, OSError):
             client.close()
-        self._keep(client)
 
 
 def effective_security(connection: pb.SmtpConnection) -> pb.SmtpSecurity.ValueType:
@@ -231,17 +271,30 @@ def effective_security(connection: pb.SmtpConnection) -> pb.SmtpSecurity.ValueTy
     return pb.SMTP_SECURITY_NONE if is_loopback(connection.host) else pb.SMTP_SECURITY_STARTTLS
 
 
-def _refused(error: aiosmtplib.SMTPResponseException) -> Outcome:
-    answer = mail.without_addresses(f"{error.code} {error.message}")
-    if 500 <= error.code < 600:
+def _in_doubt(message: Mail) -> Outcome:
+    detail = "the connection was cut before the mail server confirmed the message; it may have it"
+    return Outcome(Fate.UNKNOWN, detail, message.message_id)
+
+
+def _refused(code: int, text: str) -> Outcome:
+    answer = mail.without_addresses(f"{code} {text}")
+    if code == _GOODBYE:
+        return down(f"the mail server is not available: {answer}")
+    if 500 <= code < 600:
         return failed(f"the mail server refused it: {answer}")
     return retry(f"the mail server deferred it: {answer}")
 
 
+def _is_timeout(error: Exception) -> bool:
+    return isinstance(error, (aiosmtplib.SMTPTimeoutError, TimeoutError))
+
+
 async def _quit(client: aiosmtplib.SMTP) -> None:
-    with contextlib.suppress(aiosmtplib.SMTPException, OSError, TimeoutError):
-        await client.quit(timeout=2)
-    client.close()
+    try:
+        with contextlib.suppress(aiosmtplib.SMTPException, OSError, TimeoutError):
+            await client.quit(timeout=_QUIT_SECONDS)
+    finally:
+        client.close()
 
 
 def check(whole: pb.Connection, findings: Findings) -> None:

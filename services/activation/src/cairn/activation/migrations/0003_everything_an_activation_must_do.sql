@@ -7,8 +7,8 @@ ALTER TABLE deliveries ADD COLUMN history text[] NOT NULL DEFAULT '{}';
 CREATE INDEX deliveries_due ON deliveries (bucket, connection, next_attempt_time, sequence) WHERE state = 1;
 -- What a process has in its hands.
 CREATE INDEX deliveries_in_hand ON deliveries (bucket, holder) WHERE state IN (2, 3);
--- For whoever watches: a few bytes a page range, whatever the number of rows.
-CREATE INDEX deliveries_by_state_time ON deliveries USING brin (state_time) WITH (pages_per_range = 16);
+-- For whoever watches; what is in somebody's hands is found there.
+CREATE INDEX deliveries_by_state_time ON deliveries (bucket, state_time) WHERE state NOT IN (2, 3);
 DROP INDEX deliveries_open;
 
 -- Templates have versions; the newest one is also in `resources`, by which it is found. The sending policy is a resource as well.

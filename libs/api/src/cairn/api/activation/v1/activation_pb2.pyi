@@ -3192,7 +3192,7 @@ class DeliverReceiptsRequest(_message.Message):
     RECEIPTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Receipt]:
-        """1 to 1,000."""
+        """1 to 10,000."""
 
     def __init__(
         self,

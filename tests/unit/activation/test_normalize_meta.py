@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairn.activation.normalize import IDENTIFIERS, UNHASHED, normalize
+from cairn.activation.normalize_meta import META
 
 HASH = "b" * 64
+IDENTIFIERS = META.identifiers
+UNHASHED = {"MADID", "EXTERN_ID"}
+normalize = META.normalize
 
 
 def sha(text: str) -> str:

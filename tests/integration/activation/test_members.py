@@ -4,7 +4,7 @@ import re
 
 import grpc
 import pytest
-from ad_platforms import hashed
+from ad_platforms import hashed, run_platform
 
 from cairn.activation import store_members
 from cairn.activation.model import Claim, Member
@@ -149,3 +149,22 @@ async def test_a_forged_token_is_refused(activation, make) -> None:
                 pb.ListAudienceMembersRequest(connection="connections/meta", page_token=token), timeout=30
             )
         assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_whoever_changed_their_address_is_removed_by_the_one_that_the_audience_got(
+    activation, make, monkeypatch
+) -> None:
+    async with run_platform("tiktok", monkeypatch) as platform:
+        service = await activation(http_timeout_seconds=1)
+        await service.put(platform.connection())
+
+        def of_ada(id_, action, address):
+            context = {"profile": {"email": address}}
+            return make.mail(id_, "ada", context, connection="connections/tiktok", template="", action=action)
+
+        await service.activate(of_ada("1", journey_pb2.AUDIENCE_ACTION_ADD, "ada@example.com"))
+        await service.settled(1)
+        assert await platform.people() == [hashed("ada")]
+        await service.activate(of_ada("2", journey_pb2.AUDIENCE_ACTION_REMOVE, "new@example.com"))
+        await service.settled(2)
+        assert await platform.people() == []

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from cairn.activation.channels import ENTRY_POINTS, KINDS
+from cairn.activation.channels import (
+    ENTRY_POINTS,
+    KINDS,
+    google_audience,
+    linkedin_audience,
+    meta_audience,
+    tiktok_audience,
+)
 from cairn.activation.channels.base import Channel, ChannelKind, ChannelTools
 from cairn.activation.channels.findings import Findings
 from cairn.activation.ledger import Fate, Guarantee
@@ -36,6 +43,12 @@ def test_every_channel_is_in_the_tables_with_its_guarantee() -> None:
     for name, kind in KINDS.items():
         if not kind.stays:
             assert told[name].startswith(WORDS[kind.guarantee]), name
+
+
+@pytest.mark.parametrize("channel", [meta_audience, google_audience, tiktok_audience, linkedin_audience])
+def test_the_size_of_a_call_is_the_channels_own(channel: Any) -> None:
+    row = next(line for line in CHANNELS.splitlines() if line.startswith(f"| `{channel.KIND.name}` | at"))
+    assert f"up to {channel.MAX_PEOPLE_IN_CALL:,} people a call" in row
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ Refuses to let go of a batch that was sent before its results are written.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import structlog
@@ -76,12 +76,15 @@ class Courier:
         """All of a batch, to its results."""
         crash.passing("after_claim")
         self._kind, self._ordered = way.kind.name, way.channel.ordered
+        held: Mapping[str, Mapping[str, str]] = {}
+        if way.kind.needs_action:
+            held = await store_members.read_held(self._tools.pool, self._bucket, self._connection, claims)
         ready: list[Ready] = []
         stopped: list[tuple[Ready, Outcome]] = []
         for number, claim in enumerate(claims):
             if number and not number % _PREPARED_AT_ONCE:
                 await asyncio.sleep(0)
-            made = self._prepare(way.channel, claim, found)
+            made = self._prepare(way.channel, claim, found, held.get(claim.activation_id))
             if isinstance(made, Outcome):
                 stopped.append((Ready(claim, None, 0), made))
             else:
@@ -93,7 +96,9 @@ class Courier:
             # Others have their turn meanwhile.
             await self._rest(way, tried)
 
-    def _prepare(self, channel: Channel[Any], claim: Claim, found: Found) -> Ready | Outcome:
+    def _prepare(
+        self, channel: Channel[Any], claim: Claim, found: Found, held: Mapping[str, str] | None
+    ) -> Ready | Outcome:
         template = found.templates.get(claim.template)
         stopped = guard(
             claim,
@@ -105,7 +110,7 @@ class Courier:
         if stopped is not None:
             return stopped
         try:
-            prepared = channel.prepare(Letter(claim, template))
+            prepared = channel.prepare(Letter(claim, template, held))
         except Exception as error:  # noqa: BLE001 - one delivery that can't be made must not stop those beside it
             log.error("prepare_failed", kind=self._kind, error=type(error).__name__)
             return failed(f"it could not be prepared ({type(error).__name__})")

@@ -87,7 +87,8 @@ async def test_a_wrong_template_is_refused_with_its_line(service, make) -> None:
     template = pb.Template(name="t", subject="{{ profile.name", text="one\n{% if %}\n", html="<p>{{ x }}</p>")
     error = await refused(service.stub.PutTemplate(pb.PutTemplateRequest(template=template)))
     found = {v.field: v.description for v in error.violations}
-    assert set(found) == {"template.subject", "template.text"}
+    assert set(found) == {"template.subject", "template.text", "template.html"}
+    assert "`x`" in found["template.html"]
     assert found["template.text"].startswith("line 2: ")
 
 

@@ -264,3 +264,26 @@ async def test_the_log_names_nobody(activation_process, make, mail_server) -> No
     assert json.loads(text.splitlines()[0])
     assert ADDRESS not in text
     assert "profile-of-ada" not in text
+
+
+async def test_a_late_withdrawal_writes_the_name_down_no_more(held, make, traces, rows) -> None:
+    asked_us = now_us() - SECOND
+    assert await erase(held, "person-ada") == (0, 0)
+    late = pb.Withdrawal(
+        activation_id="never-came",
+        profile_id="person-ada",
+        request_time=to_timestamp(asked_us),
+        reason="erased",
+    )
+    anew = pb.Withdrawal(
+        activation_id="of-somebody-new",
+        profile_id="person-ada",
+        request_time=to_timestamp(now_us() + SECOND),
+        reason="goal",
+    )
+    answer = await held.stub.Withdraw(pb.WithdrawRequest(withdrawals=[late]))
+    assert (answer.withdrawn, answer.too_late) == (1, 0)
+    assert await traces("person-ada") == set()
+    assert len(await rows("SELECT FROM deliveries WHERE activation_id = 'never-came'")) == 1
+    await held.stub.Withdraw(pb.WithdrawRequest(withdrawals=[anew]))
+    assert await traces("person-ada") == {"deliveries", *await traces("of-somebody-new")}

@@ -44,9 +44,7 @@ async def build(settings: ActivationSettings) -> ServiceSpec:
     database = await Database.open(SERVICE, settings)
     pool = database.pool
     evaluator = open_channel(settings.evaluator_address, settings)
-    definition = (
-        open_channel(settings.definition_address, settings) if settings.definition_address else None
-    )
+    definition = open_channel(settings.definition_address, settings) if settings.definition_address else None
     secrets = Secrets(settings.secrets_dir)
     keys = await load_keys(pool, secrets, settings)
     links = Links(keys.links, settings.public_base_url)
@@ -71,7 +69,15 @@ async def build(settings: ActivationSettings) -> ServiceSpec:
         pool, catalog, board, database.bucket_count, settings.attempts_budget, erased, guard.is_held
     )
     servicer = ActivationServicer(
-        ledger, pool, catalog, secrets, settings.max_activations_under_way, people=people, eraser=eraser, policies=policies, audiences=Audiences(pool, catalog, database.bucket_count)
+        ledger,
+        pool,
+        catalog,
+        secrets,
+        settings.max_activations_under_way,
+        people=people,
+        eraser=eraser,
+        policies=policies,
+        audiences=Audiences(pool, catalog, database.bucket_count),
     )
     service = activation_pb2.DESCRIPTOR.services_by_name["ActivationService"]
     return ServiceSpec(
@@ -90,7 +96,11 @@ async def build(settings: ActivationSettings) -> ServiceSpec:
             database,
             Channels((evaluator,) if definition is None else (evaluator, definition)),
             Loop("housekeeping", partial(keep_days, pool, settings.retention_days), HOUSEKEEPING_SECONDS),
-            Loop("old-feedback", partial(forget_feedback, people, settings.retention_days), HOUSEKEEPING_SECONDS),
+            Loop(
+                "old-feedback",
+                partial(forget_feedback, people, settings.retention_days),
+                HOUSEKEEPING_SECONDS,
+            ),
             Loop("doubts", people.settle_doubts, DOUBT_SECONDS),
             Loop("erasures", eraser.look_again, AGAIN_SECONDS),
             Relay(pool, board, evaluator),

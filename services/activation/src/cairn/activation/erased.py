@@ -40,6 +40,10 @@ class ErasedProfiles:
         found = await store_erasure.find_erased(self._pool, bucket, list(hashes))
         return {hashes[hashed]: erase_us for hashed, erase_us in found.items()}
 
+    def pseudonym(self, profile_id: str) -> str:
+        """What stands for an erased profile's id in the ledger."""
+        return self._hash_profile(profile_id).hex()
+
     async def _any(self, bucket: int) -> bool:
         now = time.monotonic()
         if bucket in self._some:

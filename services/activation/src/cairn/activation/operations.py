@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from cairn.activation import crash, metrics, store, store_feedback, store_listing, store_moves
@@ -167,6 +167,7 @@ class Ledger:
 
     async def _withdraw_in(self, bucket: int, withdrawals: Sequence[Withdrawal], now: int) -> int:
         board = self._board
+        withdrawals = await self._without_erased_names(bucket, withdrawals)
         async with self._pool.acquire() as connection, connection.transaction():
             withdrawn, moved = await store.withdraw(
                 connection,
@@ -180,6 +181,16 @@ class Ledger:
             metrics.PREVENTED.labels("withdrawn").inc(moved)
             board.on_untold(bucket)
         return withdrawn
+
+    async def _without_erased_names(self, bucket: int, withdrawals: Sequence[Withdrawal]) -> list[Withdrawal]:
+        """What is written down of an activation that never came must not name whoever was erased meanwhile."""
+        erased = await self._erased.among(bucket, {withdrawal.profile_id for withdrawal in withdrawals})
+        return [
+            replace(withdrawal, profile_id=self._erased.pseudonym(withdrawal.profile_id))
+            if withdrawal.request_us <= erased.get(withdrawal.profile_id, -1)
+            else withdrawal
+            for withdrawal in withdrawals
+        ]
 
     async def get(self, activation_id: str) -> Delivery:
         """One delivery; its bucket is not known, so each is asked."""

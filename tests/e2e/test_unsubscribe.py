@@ -1,51 +1,15 @@
 """From a received mail to nothing more of it: one click at the address in its header, and a second that changes nothing."""
 
 import email.policy
-import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
 from email.parser import BytesParser
-from pathlib import Path
 
 import aiohttp
-import pytest
-from command import read_port
 from house import CART, Cairn, MailBox, event, until
 
 from cairn.api.activation.v1 import activation_pb2 as pb
 from cairn.api.activation.v1.activation_pb2_grpc import ActivationServiceStub
-from cairn.cli.suite import Suite
 
 ONE_CLICK = {"List-Unsubscribe": "One-Click"}
-
-
-@pytest.fixture
-def mailbox(tmp_path: Path) -> Iterator[MailBox]:
-    folder = tmp_path / "mail"
-    folder.mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cairn.testing.mail_server", "--port", "0", "--mailbox", str(folder)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "CAIRN_DIE_WITH_PARENT": "1"},
-    )
-    with process:
-        yield MailBox(folder, read_port(process))
-        process.terminate()
-
-
-@pytest.fixture
-def suite(tmp_path: Path) -> Iterator[Suite]:
-    with Suite(log_dir=tmp_path / "logs") as running:
-        yield running
-
-
-@pytest.fixture
-async def cairn(suite: Suite) -> AsyncIterator[Cairn]:
-    house = Cairn(suite)
-    yield house
-    await house.close()
 
 
 async def suppressions(cairn: Cairn) -> list[pb.Suppression]:

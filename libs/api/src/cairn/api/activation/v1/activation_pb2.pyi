@@ -1107,7 +1107,7 @@ class QuietHours(_message.Message):
     """`08:00`; may lie on the next day. Required, and not the start."""
     fallback_time_zone: _builtins.str
     """IANA time zone of profiles that have none. Default: none, and then the careful window holds: nothing leaves as long as it is
-    a quiet hour anywhere between UTC-11 and UTC+12.
+    a quiet hour anywhere between UTC-11 and UTC+12. Required with quiet hours of an hour or more, which always are somewhere.
     """
     def __init__(
         self,
@@ -1942,7 +1942,7 @@ class SendTestRequest(_message.Message):
     template: _builtins.str
     """`templates/{id}`, or a version of it; required for e-mail."""
     context: _builtins.bytes
-    """As in an activation, a JSON object: `profile`, `entry`, `event`."""
+    """As in an activation, a JSON object: `profile`, `entry`, `event`. Default: the template's sample."""
     to_address: _builtins.str
     """Replaces the address in the context, for e-mail."""
     action: _journey_pb2.AudienceAction.ValueType
@@ -2121,7 +2121,7 @@ Global___ListAudienceMembersResponse: _TypeAlias = ListAudienceMembersResponse  
 @_typing.final
 class Template(_message.Message):
     """The words of a message, in Jinja2: `{{ profile.first_name }}`, `{% for item in entry.properties.products %}`. A variable that a
-    profile lacks makes that one delivery FAILED, with the variable's name.
+    profile lacks, or that is null, makes that one delivery FAILED, with the variable's name.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -348,7 +348,7 @@ class ActivationServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PutSuppressions(self, request, context):
-        """Suppresses addresses. One that is suppressed already stays as it is.
+        """Suppresses addresses. One that is suppressed already stays as it is, but for a stronger reason than UNSUBSCRIBE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -82,7 +82,7 @@ class ActivationServiceStub:
     missing where the channel needs one, an action where there is none. Publishing a journey asks this.
     """
     PutSuppressions: _grpc.UnaryUnaryMultiCallable[_activation_pb2.PutSuppressionsRequest, _activation_pb2.PutSuppressionsResponse]
-    """Suppresses addresses. One that is suppressed already stays as it is."""
+    """Suppresses addresses. One that is suppressed already stays as it is, but for a stronger reason than UNSUBSCRIBE."""
     ListSuppressions: _grpc.UnaryUnaryMultiCallable[_activation_pb2.ListSuppressionsRequest, _activation_pb2.ListSuppressionsResponse]
     """Suppressions, newest first, a page at a time; or those of one address."""
     DeleteSuppression: _grpc.UnaryUnaryMultiCallable[_activation_pb2.DeleteSuppressionRequest, _activation_pb2.DeleteSuppressionResponse]
@@ -154,7 +154,7 @@ class ActivationServiceAsyncStub(ActivationServiceStub):
     missing where the channel needs one, an action where there is none. Publishing a journey asks this.
     """
     PutSuppressions: _aio.UnaryUnaryMultiCallable[_activation_pb2.PutSuppressionsRequest, _activation_pb2.PutSuppressionsResponse]  # type: ignore[assignment]
-    """Suppresses addresses. One that is suppressed already stays as it is."""
+    """Suppresses addresses. One that is suppressed already stays as it is, but for a stronger reason than UNSUBSCRIBE."""
     ListSuppressions: _aio.UnaryUnaryMultiCallable[_activation_pb2.ListSuppressionsRequest, _activation_pb2.ListSuppressionsResponse]  # type: ignore[assignment]
     """Suppressions, newest first, a page at a time; or those of one address."""
     DeleteSuppression: _aio.UnaryUnaryMultiCallable[_activation_pb2.DeleteSuppressionRequest, _activation_pb2.DeleteSuppressionResponse]  # type: ignore[assignment]
@@ -361,7 +361,7 @@ class ActivationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _activation_pb2.PutSuppressionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_activation_pb2.PutSuppressionsResponse, _abc.Awaitable[_activation_pb2.PutSuppressionsResponse]]:
-        """Suppresses addresses. One that is suppressed already stays as it is."""
+        """Suppresses addresses. One that is suppressed already stays as it is, but for a stronger reason than UNSUBSCRIBE."""
 
     @_abc_1.abstractmethod
     def ListSuppressions(

@@ -195,11 +195,17 @@ async def test_one_bad_event_among_good_ones(cairn: Cairn) -> None:
 async def test_an_overloaded_lane_is_waited_for(cairn: Cairn) -> None:
     story = Story(cairn, 1)
     ticks = story.ticks(6000)
-    async with story.client(batch_events=500, batches_in_flight=16) as client:
-        for each in ticks:
-            await client.submit(each)
-    assert client.totals.taken == len(ticks)
-    assert client.totals.refused == client.totals.given_up == 0
+    # One stream alone is not read while half of the backlog waits; several side by side fill the lane.
+    clients = [story.client(batch_events=500, batches_in_flight=16) for _ in range(6)]
+
+    async def send(client: EventClient, share: list[pb.Event]) -> None:
+        async with client:
+            for each in share:
+                await client.submit(each)
+
+    await asyncio.gather(*(send(client, ticks[place::6]) for place, client in enumerate(clients)))
+    assert sum(client.totals.taken for client in clients) == len(ticks)
+    assert all(client.totals.refused == client.totals.given_up == 0 for client in clients)
     assert story.waits > 0, "the lane was never full"
     acted = await story.acted(story.profiles[0])
     assert len(acted) == len(ticks)

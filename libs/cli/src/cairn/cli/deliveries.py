@@ -1,6 +1,8 @@
 """Owns `cairn deliveries`: what was handed to destinations, its fate, and what a human says of it."""
 
 import asyncio
+import contextlib
+import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +125,10 @@ def watch(services: Services, profile: str, journey: str, states: tuple[str, ...
     )
 
     async def follow() -> None:
+        # The loop's own handler: it is woken by the signal wherever it waits, also within gRPC.
+        me = asyncio.current_task()
+        assert me is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, me.cancel)
         async with services:
             heard = False
             async for answer in services.activation.WatchDeliveries(request):
@@ -135,10 +141,8 @@ def watch(services: Services, profile: str, journey: str, states: tuple[str, ...
                     else:
                         console().print(line_text(each), soft_wrap=True)
 
-    try:
+    with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):  # that is how it ends
         asyncio.run(follow())
-    except KeyboardInterrupt:
-        return  # that is how it ends
 
 
 _names = click.argument("names", metavar="DELIVERY...", nargs=-1, required=True)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _ID = "delivery"
 _COLUMNS = (_ID, "profile", "journey", "step", "to", "state", "since", "tries", "detail")
 
+_CANCEL_EVERY_SECONDS = 0.2
 _STATE_WIDTH = max(map(len, words(pb.DeliveryState)))
 
 
@@ -125,10 +126,6 @@ def watch(services: Services, profile: str, journey: str, states: tuple[str, ...
     )
 
     async def follow() -> None:
-        # The loop's own handler: it is woken by the signal wherever it waits, also within gRPC.
-        me = asyncio.current_task()
-        assert me is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, me.cancel)
         async with services:
             heard = False
             async for answer in services.activation.WatchDeliveries(request):
@@ -141,8 +138,21 @@ def watch(services: Services, profile: str, journey: str, states: tuple[str, ...
                     else:
                         console().print(line_text(each), soft_wrap=True)
 
-    with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):  # that is how it ends
-        asyncio.run(follow())
+    asyncio.run(_until_interrupted(follow()))
+
+
+async def _until_interrupted(work: Coroutine[Any, Any, None]) -> None:
+    """Does the work until it is done or Ctrl-C ends it, however often it has to be told: Python 3.11 and gRPC can swallow a cancellation."""
+    interrupted = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
+    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(interrupted.wait())
+    await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    while not working.done():
+        working.cancel()
+        await asyncio.wait((working,), timeout=_CANCEL_EVERY_SECONDS)
+    with contextlib.suppress(asyncio.CancelledError):
+        working.result()
 
 
 _names = click.argument("names", metavar="DELIVERY...", nargs=-1, required=True)

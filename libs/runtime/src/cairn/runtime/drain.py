@@ -14,6 +14,8 @@ from typing import Any, Self
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
 from cairn.runtime.errors import CairnError
 
+_CANCEL_EVERY_SECONDS = 0.2
+
 
 class Drain:
     """The moment from which on nothing new is begun; made once for each process, on its event loop."""
@@ -39,9 +41,10 @@ class Drain:
         try:
             finished = await self.wait_with(task)
         finally:
-            if not finished:
+            # Again and again: Python 3.11's `wait_for`, which drivers use, can swallow a cancellation.
+            while not finished and not task.done():
                 task.cancel()
-                await asyncio.wait((task,))
+                await asyncio.wait((task,), timeout=_CANCEL_EVERY_SECONDS)
         if not finished:
             raise stopping()
         task.result()

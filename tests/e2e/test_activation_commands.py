@@ -363,6 +363,10 @@ def test_a_suppressed_address_gets_nothing_until_it_is_lifted(run: Run, mailbox:
 def test_what_can_not_be_suppressed_is_named(run: Run) -> None:
     told = fail(run("suppressions", "add", "good@example.com", "bad"))
     assert told.startswith("cairn: none of these was suppressed.\n  bad: ")
+    many = [f"n{number}@many.example.com" for number in range(1_000)]
+    told = run("suppressions", "add", *many, "bad").stderr
+    assert "The first 1,000 addresses are suppressed, for all e-mail." in told
+    assert "none of the others was suppressed.\n  bad: " in told
     assert "connections/nope does not exist" in fail(
         run("suppressions", "add", "a@example.com", "--connection", "nope")
     )

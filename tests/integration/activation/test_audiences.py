@@ -80,6 +80,16 @@ async def test_adds_and_removes(service, platform, change) -> None:
         assert all(d.external_id for d in found.values())
 
 
+async def test_a_trial_speaks_to_the_platform_and_changes_nothing(service, platform) -> None:
+    await service.put(platform.connection())
+    request = pb.TestConnectionRequest(name=f"connections/{platform.name}")
+    answer = await service.stub.TestConnection(request, timeout=30)
+    assert answer.ok, answer.detail
+    assert answer.detail.startswith("the ad platform can be reached (HTTP ")
+    assert (await platform.state())["people"] == {}
+    assert await members(service, platform.name, include_removed=True) == []
+
+
 async def test_the_members_are_those_that_the_platform_holds(service, platform, change) -> None:
     await service.put(platform.connection())
     await service.activate(*(change(platform.name, f"add-{n}", f"p{n}") for n in range(50)))

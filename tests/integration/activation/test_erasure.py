@@ -5,6 +5,8 @@ import json
 import grpc
 import pytest
 
+from cairn.activation import erasure
+from cairn.activation.erasure import Eraser
 from cairn.api.activation.v1 import activation_pb2 as pb
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
 from cairn.postgres.bucket import bucket_of
@@ -124,6 +126,36 @@ async def test_what_came_in_at_the_same_moment_is_erased_as_well(held, make, row
     async def erased() -> bool:
         (delivery,) = (await held.deliveries()).values()
         return delivery.state == pb.DELIVERY_STATE_WITHDRAWN and len(delivery.profile_id) == 64
+
+    await eventually(erased)
+
+
+async def test_what_came_in_and_is_being_sent_at_the_second_look_is_erased_by_a_later_one(
+    activation, make, rows, eventually, monkeypatch
+) -> None:
+    monkeypatch.setattr("cairn.activation.__main__.AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(erasure, "_AGAIN_US", 2 * SECOND)
+    erase_in, ended = Eraser._erase_in, []
+
+    async def noting(self, *arguments):
+        erased, done = await erase_in(self, *arguments)
+        ended.append(done)
+        return erased, done
+
+    monkeypatch.setattr(Eraser, "_erase_in", noting)
+    replica = await activation(retry_base_seconds=60, retry_cap_seconds=60)
+    await replica.put(make.smtp_connection(1), make.template())
+    await replica.activate(make.mail("of-bob", "bob", context=CONTEXT))
+    await erase(replica, "person-ada")
+    # As if it had been on its way into the ledger, and went on at once.
+    moved = "UPDATE deliveries SET bucket = $1, profile_id = $2, state = 3, holder = 1, request_time = request_time - interval '1 second'"
+    await rows(moved, bucket_of("person-ada", BUCKETS), "person-ada")
+    await eventually(lambda: False in ended)
+    await rows("UPDATE deliveries SET state = 4, holder = 0")
+
+    async def erased() -> bool:
+        (delivery,) = (await replica.deliveries()).values()
+        return len(delivery.profile_id) == 64
 
     await eventually(erased)
 
@@ -287,3 +319,46 @@ async def test_a_late_withdrawal_writes_the_name_down_no_more(held, make, traces
     assert len(await rows("SELECT FROM deliveries WHERE activation_id = 'never-came'")) == 1
     await held.stub.Withdraw(pb.WithdrawRequest(withdrawals=[anew]))
     assert await traces("person-ada") == {"deliveries", *await traces("of-somebody-new")}
+
+
+async def test_an_audience_that_may_hold_somebody_is_asked_to_let_go(
+    activation, make, meta_platform, rows, traces, eventually
+) -> None:
+    replica = await activation(attempts_budget=1)
+    await replica.put(make.meta_connection(meta_platform.port))
+    await meta_platform.misbehave("500", 1)
+    await replica.activate(make.audience("add", "person-ada", context=CONTEXT))
+    assert (await replica.settled(1))["add"].state == pb.DELIVERY_STATE_FAILED
+    assert await rows("SELECT 1 FROM members") == []
+    assert await erase(replica, "person-ada") == (0, 1)
+    assert await traces("person-ada", ADDRESS) == set()
+
+    async def removed() -> bool:
+        found = await replica.deliveries()
+        return any(id_.startswith("erase:") and d.state == pb.DELIVERY_STATE_SENT for id_, d in found.items())
+
+    await eventually(removed)
+    assert await rows("SELECT 1 FROM members") == []
+    assert await erase(replica, "person-ada") == (0, 0)
+
+
+async def test_an_audience_is_asked_once_whatever_it_was_asked_before(
+    activation, make, meta_platform, rows, eventually
+) -> None:
+    replica = await activation()
+    await replica.put(make.meta_connection(meta_platform.port), make.log_connection())
+    await replica.activate(make.audience("add-1", "ada"))
+    await replica.activate(make.audience("remove-1", "ada", "REMOVE"), make.log("beside", "ada", action=1))
+    await replica.settled(3)
+    await meta_platform.misbehave("500", 1_000)
+    await replica.activate(make.audience("add-2", "ada"), make.audience("add-3", "ada"))
+
+    async def tried() -> bool:
+        found = await replica.deliveries()
+        return bool(found["add-2"].history and found["add-3"].history)
+
+    await eventually(tried)
+    assert await erase(replica, "ada") == (2, 1)
+    (member,) = await rows("SELECT profile_id, present, activation_id, identifiers FROM members")
+    assert (len(member["profile_id"]), member["present"], member["activation_id"]) == (64, True, "add-3")
+    assert len(json.loads(member["identifiers"])["EMAIL"]) == 64, "a hash"

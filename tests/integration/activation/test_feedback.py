@@ -4,6 +4,7 @@ import asyncpg
 import grpc
 import pytest
 
+from cairn.activation.people import SUPPRESSING_KINDS
 from cairn.api.activation.v1 import activation_pb2 as pb
 from cairn.runtime.clock import now_us, to_timestamp
 from cairn.runtime.errors import error_from_rpc
@@ -198,6 +199,37 @@ async def test_feedback_that_overtakes_the_sender_resolves_when_it_gives_up(
 
     await eventually(sent)
     await eventually(lambda: receipt_sink.states == {"a1": pb.DELIVERY_STATE_SENT})
+
+
+@pytest.mark.parametrize(
+    ("told", "state"),
+    [
+        ([tell("DELIVERED", activation_id="a1")], pb.DELIVERY_STATE_SENT),
+        (
+            [tell("DELIVERED", activation_id="a1"), tell("HARD_BOUNCE", "2", activation_id="a1")],
+            pb.DELIVERY_STATE_FAILED,
+        ),
+        ([tell("COMPLAINT", activation_id="a1")], pb.DELIVERY_STATE_SENT),
+        (
+            [tell("COMPLAINT", activation_id="a1", provider="ses", detail="dropped, complaint")],
+            pb.DELIVERY_STATE_FAILED,
+        ),
+        ([tell("SOFT_BOUNCE", activation_id="a1")], pb.DELIVERY_STATE_UNKNOWN),
+    ],
+)
+async def test_feedback_that_overtakes_the_sender_resolves_when_its_process_dies(
+    activation_process, make, mail_server, receipt_sink, eventually, told, state
+) -> None:
+    replica, server = await activation_process(), await mail_server("--slow", "3600")
+    await replica.put(make.smtp_connection(server.port), make.template())
+    await replica.activate(make.mail("a1", "ada"))
+    await eventually(server.received)
+    suppressing = sum(one.kind in SUPPRESSING_KINDS for one in told)
+    assert await report(replica, *told) == (len(told), 0, suppressing, 0)
+    await replica.kill()
+    other = await activation_process()
+    assert (await other.settled(1))["a1"].state == state
+    await eventually(lambda: receipt_sink.states == {"a1": state})
 
 
 async def test_old_feedback_goes_with_the_days_it_is_about(

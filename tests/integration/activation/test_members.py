@@ -6,7 +6,7 @@ import grpc
 import pytest
 from ad_platforms import hashed, run_platform
 
-from cairn.activation import store_members
+from cairn.activation import store_members, wire
 from cairn.activation.model import Claim, Member
 from cairn.activation.store_erasure import REMOVAL_PREFIX
 from cairn.activation.store_members import list_members, read_held, write_members
@@ -149,6 +149,16 @@ async def test_a_forged_token_is_refused(activation, make) -> None:
                 pb.ListAudienceMembersRequest(connection="connections/meta", page_token=token), timeout=30
             )
         assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_forged_place_is_the_first_page_at_worst(activation, make) -> None:
+    service = await activation()
+    await service.put(make.meta_connection(1))
+    for place in ("9" * 5_000 + " x", "9" * 9 + " x", "x", "\0 \0"):
+        request = pb.ListAudienceMembersRequest(
+            connection="connections/meta", page_token=wire.resources_token(place)
+        )
+        assert list((await service.stub.ListAudienceMembers(request, timeout=30)).members) == []
 
 
 async def test_whoever_changed_their_address_is_removed_by_the_one_that_the_audience_got(

@@ -36,6 +36,8 @@ class Odd:
         CALLS.extend(prepared)
         if self.mode == "raises":
             raise RuntimeError("somebody@example.com")
+        if self.mode in ("held", "refused"):
+            return [Outcome(Fate(self.mode), "not now")] * len(prepared)
         sent = [Outcome(Fate.SENT, "flew")] * len(prepared)
         return {"too few": sent[1:], "garbage": [None] * len(prepared), "nothing": None}.get(self.mode, sent)
     async def close(self): pass
@@ -132,3 +134,23 @@ async def test_a_member_that_is_not_told_of_loses_no_result(activation, make, ca
     assert (await replica.settled(1))["e"].state == SENT
     assert calls == ["e"]
     assert await rows("SELECT 1 FROM members") == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "state"), [("held", pb.DELIVERY_STATE_PENDING), ("refused", pb.DELIVERY_STATE_REFUSED)]
+)
+async def test_what_it_will_not_send_is_told_of_a_test_and_of_a_delivery(
+    activation, make, calls, eventually, mode, state
+) -> None:
+    replica = await activation()
+    await replica.put(odd("once", mode))
+    request = pb.SendTestRequest(connection="connections/odd")
+    tested = await replica.stub.SendTest(request, timeout=30)
+    assert (tested.state, tested.detail) == (state, "not now")
+    await replica.activate(make.mail("e", connection="odd", template=""))
+
+    async def told() -> bool:
+        delivery = (await replica.deliveries())["e"]
+        return (delivery.state, delivery.detail) == (state, "not now")
+
+    await eventually(told)

@@ -139,6 +139,23 @@ async def test_a_dead_destination_costs_few_attempts_and_works_again(
     assert metrics.CONNECTIONS_RESTING.collect()[0].samples[0].value == 0
 
 
+async def test_a_connection_that_is_deleted_rests_no_more(activation, make, mail_server, eventually) -> None:
+    replica = await activation()
+    server = await mail_server()
+    await server.stop()
+    await replica.put(make.smtp_connection(server.port), make.template())
+    await replica.activate(*make.batch(make.mail, "m", 40))
+
+    def resting() -> float:
+        return metrics.CONNECTIONS_RESTING.collect()[0].samples[0].value
+
+    await eventually(lambda: resting() == 1)
+    await replica.stub.DeleteConnection(pb.DeleteConnectionRequest(name="email"))
+    found = await replica.settled(40)
+    assert {d.detail for d in found.values()} == {"its connection was deleted"}
+    await eventually(lambda: resting() == 0)
+
+
 async def test_a_destination_that_hangs_delays_no_other(
     activation, make, meta_platform, mail_server, eventually
 ) -> None:
@@ -180,7 +197,7 @@ async def test_a_destination_that_asks_for_a_pause_gets_it_from_all(
     activation, make, receiver, eventually
 ) -> None:
     base, connection = receiver
-    replica = await activation(retry_cap_seconds=60, webhook_allowed_networks="127.0.0.0/8")
+    replica = await activation(retry_cap_seconds=0.2, webhook_allowed_networks="127.0.0.0/8")
     await replica.put(connection, make.template())
 
     async def state() -> dict[str, Any]:

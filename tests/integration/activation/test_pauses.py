@@ -226,3 +226,46 @@ async def test_without_a_definition_nothing_is_held(activation, make, mail_serve
     await replica.put(make.smtp_connection(server.port), make.template())
     await replica.activate(make.mail("a"))
     assert (await replica.settled(1))["a"].state == SENT
+
+
+async def test_a_removal_passes_a_pause_but_nothing_that_waits_before_it(
+    service, make, definition, eventually, meta_platform
+) -> None:
+    await service.put(make.meta_connection(meta_platform.port))
+    await service.activate(make.audience("add-member", "member"))
+    await service.settled(1)
+    await definition.pause("welcome")
+    await until_held(service, make, eventually, "paused")
+    await service.activate(
+        make.audience("add-together", "together"), make.audience("remove-together", "together", "REMOVE")
+    )
+    await service.activate(make.audience("add-before", "before"))
+
+    async def are_held(*ids: str) -> bool:
+        found = await service.deliveries()
+        assert all(found[id_].state != SENT for id_ in ids)
+        return all(found[id_].detail == DETAIL for id_ in ids)
+
+    await eventually(lambda: are_held("add-together", "remove-together", "add-before"))
+    await service.activate(
+        make.audience("remove-before", "before", "REMOVE"),
+        make.audience("remove-member", "member", "REMOVE"),
+        make.audience("remove-stranger", "stranger", "REMOVE"),
+        by_winback(make.audience("add-other", "other")),
+        make.audience("remove-other", "other", "REMOVE"),
+    )
+
+    async def have_passed() -> bool:
+        found = await service.deliveries()
+        return {found[f"remove-{who}"].state for who in ("member", "stranger", "other")} == {SENT}
+
+    await eventually(have_passed)
+    await eventually(lambda: are_held("add-together", "remove-together", "add-before", "remove-before"))
+    await definition.resume("welcome")
+
+    async def are_done() -> bool:
+        found = await service.deliveries()
+        return {d.state for id_, d in found.items() if id_.startswith(("add-", "remove-"))} == {SENT}
+
+    await eventually(are_done)
+    assert (await meta_platform.state())["members"]["123"] == []

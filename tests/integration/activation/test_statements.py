@@ -9,7 +9,9 @@ from cairn.activation import (
     store,
     store_erasure,
     store_feedback,
+    store_guard,
     store_listing,
+    store_members,
     store_moves,
     store_people,
     store_rates,
@@ -23,7 +25,7 @@ STATEMENTS: Mapping[str, str] = {
     f"{module.__name__.rpartition('.')[2]}.{name}": value
     for module in (
         *(store, store_work, store_receipts, store_listing, store_moves, store_rates),
-        *(store_people, store_feedback, store_erasure),
+        *(store_people, store_feedback, store_erasure, store_guard, store_members),
     )
     for name, value in vars(module).items()
     if re.fullmatch("_[A-Z_]+", name)
@@ -34,12 +36,13 @@ NOT_OF_A_BUCKET = {
     *("store._TELL", "store_listing._DROP_STRAYS", "store_rates._RESERVE"),
     *("store_people._KEEP_KEYS", "store_people._READ_KEYS", "store_people._SUPPRESS", "store_people._LIFT"),
     *("store_people._LIST_SUPPRESSIONS", "store_people._SUPPRESSIONS_OF", "store_erasure._HIDE_ADDRESSES"),
+    *("store_guard._SUPPRESSIONS", "store_guard._WRITING_CONNECTIONS"),
 }
 PARTS = re.compile(r"(?=\bINSERT INTO\b)")
 
 
 def test_the_statements_are_found() -> None:
-    assert len(STATEMENTS) >= 24
+    assert len(STATEMENTS) >= 60
 
 
 @pytest.mark.parametrize("name", STATEMENTS)

@@ -102,6 +102,25 @@ async def test_a_delivery_says_which_version_was_sent(service, make, mail_server
     assert {name: found[name].template_version for name in found} == {"a1": 1, "bad": 0, "a2": 2, "a3": 4}
 
 
+async def test_a_template_that_no_longer_compiles_fails_its_own_deliveries(
+    service, make, mail_server, rows
+) -> None:
+    server = await mail_server()
+    await service.put(make.smtp_connection(server.port), make.template(), make.template("old", text="SOURCE"))
+    # As a release before may have taken it.
+    change = "UPDATE {} SET body = replace(body::text, 'SOURCE', '{{{{ profile.name }}')::jsonb, etag = 'old' WHERE id = 'old'"
+    for table in ("resources", "template_versions"):
+        await rows(change.format(table))
+    await asyncio.sleep(1.1)
+    await service.activate(make.mail("bad", template="templates/old"), make.mail("good"))
+    found = await service.settled(2)
+    assert found["good"].state == pb.DELIVERY_STATE_SENT
+    why = "text: the template can't be compiled: unexpected '}'"
+    assert (found["bad"].state, found["bad"].detail) == (pb.DELIVERY_STATE_FAILED, why)
+    tested = await send_test(service, template="templates/old", context=json.dumps(ADA).encode())
+    assert (tested.state, tested.detail) == (pb.DELIVERY_STATE_FAILED, why)
+
+
 async def test_a_removed_template_keeps_its_versions_and_goes_on_counting(service, make) -> None:
     await put(service, make.template(text="one"))
     await service.stub.DeleteTemplate(pb.DeleteTemplateRequest(name="templates/hello"), timeout=30)

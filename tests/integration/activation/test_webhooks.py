@@ -192,6 +192,17 @@ async def test_what_sendgrid_signed_is_taken_once(webhooks, rows) -> None:
     assert len(await rows("SELECT * FROM feedback")) == 3
 
 
+@pytest.mark.parametrize(
+    "reason", ["Unsubscribed Address", "Spam Reporting Address", "Bounced Address", "Spam Content"]
+)
+async def test_what_sendgrid_dropped_did_not_arrive(webhooks, rows, reason) -> None:
+    await rows("UPDATE deliveries SET state = 7 WHERE activation_id = 'a1'")
+    assert await webhooks.sendgrid(json.dumps([event("dropped", reason=reason)]).encode()) == 200
+    got = await webhooks.replica.stub.GetDelivery(pb.GetDeliveryRequest(name="deliveries/a1"))
+    assert got.delivery.state == pb.DELIVERY_STATE_FAILED
+    assert got.delivery.detail == "the destination says that it did not try to deliver it"
+
+
 async def test_what_sendgrid_did_not_sign_is_refused_and_nothing_is_written(webhooks, rows) -> None:
     body = json.dumps([event("bounce", type="bounce")]).encode()
     signature, timestamp = (f"X-Twilio-Email-Event-Webhook-{name}" for name in ("Signature", "Timestamp"))

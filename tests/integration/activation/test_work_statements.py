@@ -134,10 +134,10 @@ async def test_what_is_in_doubt_is_unknown_where_it_can_not_be_repeated(database
     await accept(database, [activation("a"), activation("b")], 1)
     claims = await claim(database)
     await store_work.mark_sending(database, BUCKET, HOLDER, claims[:1], NOW)
-    states = await store_work.adopt(
+    adopted = await store_work.adopt(
         database, BUCKET, holder=99, repeatable=["meta"], detail="in doubt", sequence=NOW, now=NOW
     )
-    assert states == {State.UNKNOWN: 1, State.PENDING: 1}
+    assert adopted == ({State.UNKNOWN: 1, State.PENDING: 1}, [("a", NOW)])
 
 
 async def test_a_batch_of_ten_thousand_is_attributed_one_by_one(database) -> None:
@@ -187,6 +187,25 @@ async def test_the_history_keeps_the_last_hundred(database) -> None:
         (State.PENDING, "sent again"),
     ]
     assert again.history[0].detail == "try 5"
+
+
+async def test_a_hold_that_goes_on_stands_in_the_history_once_and_each_try_by_itself(database) -> None:
+    await accept(database, [activation("a")], 1)
+    paused, quiet = Outcome(Fate.HELD, "paused"), Outcome(Fate.HELD, "quiet hours")
+    busy = Outcome(Fate.RETRY, "451 busy")
+    for number, outcome in enumerate([paused, paused, paused, busy, busy, quiet, paused, paused]):
+        (claimed,) = await claim(database, now=NOW + DAY)
+        await write(database, [outcome_of(claimed, outcome, NOW + number)], NOW + number)
+    delivery = await store_listing.read_delivery(database, BUCKET, "a")
+    assert delivery is not None
+    assert [(a.end_us - NOW, a.detail) for a in delivery.history] == [
+        (0, "paused"),
+        (3, "451 busy"),
+        (4, "451 busy"),
+        (5, "quiet hours"),
+        (6, "paused"),
+    ]
+    assert (delivery.attempts, delivery.detail) == (2, "paused")
 
 
 @pytest.mark.parametrize("state", list(State))

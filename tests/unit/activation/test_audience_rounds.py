@@ -1,5 +1,6 @@
 """In which calls people go, in which order, and what becomes of those whose turn does not come."""
 
+import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -18,7 +19,7 @@ from cairn.activation.channels.audience import (
     open_client,
     rounds,
 )
-from cairn.activation.channels.base import ChannelTools, Letter, failed, retry
+from cairn.activation.channels.base import ChannelTools, Letter, UnreachableError, down, failed, retry
 from cairn.activation.channels.http import Answer
 from cairn.activation.ledger import Fate, Outcome
 from cairn.activation.model import Claim
@@ -65,7 +66,7 @@ class Scripted:
         self.limits = limits
         self.calls: list[list[str]] = []
         self.missing = ""
-        self._url = url
+        self.url = url
         self._script = script
 
     async def open(self) -> None:
@@ -74,7 +75,7 @@ class Scripted:
     async def call(self, schema: Sequence[str], rows: Sequence[Row]) -> Call:
         if self.missing:
             raise MissingSecretError(self.missing)
-        return Call("POST", self._url, {}, b"x" * len(rows))
+        return Call("POST", self.url, {}, b"x" * len(rows))
 
     def read(self, schema: Sequence[str], rows: Sequence[Row], answer: Answer, now: int) -> Verdict:
         assert (answer.status, answer.body) == (200, b"x" * len(rows))
@@ -134,6 +135,32 @@ async def test_when_the_platform_takes_nothing_no_later_call_is_made(channel_of:
     assert {outcome.fate for outcome in outcomes} == {Fate.RETRY}
     assert platform.calls == [["+a", "+b"]]
     assert "earlier change" in outcomes[2].detail
+
+
+@pytest.mark.parametrize("asked", ["+a -b", "+a -a", "+a +b +c +d"])
+async def test_whoever_only_waits_is_no_sign_that_a_platform_in_trouble_works(
+    channel_of: Opener, asked: str
+) -> None:
+    channel, platform = channel_of(lambda rows: Verdict(down("busy")), most_bytes=2)
+    outcomes = await channel.send(rows_of(asked))
+    assert len(platform.calls) == 1
+    assert all(outcome.fate is Fate.RETRY and outcome.down for outcome in outcomes)
+
+
+async def test_whoever_waits_for_themselves_says_nothing_bad_of_the_platform(channel_of: Opener) -> None:
+    channel, _ = channel_of(lambda rows: Verdict(retry("its secret is missing")))
+    assert not any(outcome.down for outcome in await channel.send(rows_of("+a -a -b")))
+
+
+async def test_a_trial_asks_whether_the_platform_is_there_and_changes_nothing(channel_of: Opener) -> None:
+    channel, platform = channel_of(lambda rows: Verdict(SENT))
+    assert (await channel.probe()).startswith("the ad platform can be reached (HTTP 405)")
+    assert platform.calls == []
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        platform.url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
+        with pytest.raises(UnreachableError, match="can't be reached"):
+            await channel.probe()
 
 
 async def test_whoever_must_be_tried_again_is_not_overtaken_by_themselves_and_holds_up_nobody_else(

@@ -113,6 +113,15 @@ def test_a_connection_that_was_changed_begins_anew_and_each_has_its_own() -> Non
     assert breakers.resting == 0
 
 
+def test_a_connection_that_was_deleted_rests_no_more() -> None:
+    breakers = Breakers()
+    for _ in range(THRESHOLD):
+        breakers.of("email", "1").bad(NOW, 1.0, probe=False)
+    breakers.forget("email")
+    breakers.forget("email")
+    assert breakers.resting == 0
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(["begin", "good", "bad", "nothing"]), st.floats(0, 1)), max_size=200)
 )

@@ -134,6 +134,7 @@ def test_events_are_of_their_kind(what: tuple[str, str, str], kind: int) -> None
     assert told.kind == kind
     assert (told.activation_id, told.connection, told.address) == ("activation-1", "news", "Ada@example.com")
     assert told.occur_us == NOW - 5 * SECOND
+    assert told.dropped == (what[0] == "dropped")
     assert "@" not in told.detail, "another server's words may quote an address"
 
 

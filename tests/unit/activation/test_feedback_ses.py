@@ -176,6 +176,7 @@ def test_amazons_own_addresses_are_trusted(url: str) -> None:
         GOOD.replace("sns.us-east-1.", "sns.evil.com.us-east-1."),
         GOOD.replace(".pem", ".txt"),
         GOOD + "#x",
+        GOOD + "?Action=GetEndpointAttributes",
         "https://example.com/?https://sns.us-east-1.amazonaws.com/x.pem",
         "http://127.0.0.1:81/x.pem",
         "http://[::1/x.pem",
@@ -235,7 +236,19 @@ def test_events_are_of_their_kind(kind: int, text: str) -> None:
     assert (told.activation_id, told.connection, told.address) == ("activation-1", "news", "ada@example.com")
     assert told.event_id == "22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324/0"
     assert format_time(told.occur_us) == "2026-11-24T10:00:00.123000Z"
+    assert not told.dropped
     assert "@" not in told.detail
+
+
+def test_a_complaint_of_long_ago_for_which_nothing_is_sent_is_told_as_dropped() -> None:
+    part = {"complainedRecipients": [ADA], "complaintSubType": "OnAccountSuppressionList", "timestamp": AT}
+    (told,) = read_event(envelope(Message=event("Complaint", part)), "ses", NOW)
+    assert (told.kind, told.dropped) == (pb.FEEDBACK_KIND_COMPLAINT, True)
+
+
+def test_who_says_that_it_is_no_spam_does_not_complain() -> None:
+    part = {"complainedRecipients": [ADA], "complaintFeedbackType": "not-spam", "timestamp": AT}
+    assert read_event(envelope(Message=event("Complaint", part)), "ses", NOW) == []
 
 
 def test_a_delay_is_a_soft_bounce() -> None:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cairn.activation.ledger import (
+    LONGEST_ASKED_US,
     MOVES,
     Fate,
     Mover,
@@ -96,12 +97,19 @@ def test_pauses_grow_fourfold_up_to_the_cap(attempts: int, pause_us: int) -> Non
     assert POLICY.pause_us(attempts, 1.0) == pause_us
 
 
-def test_a_destination_may_ask_for_a_longer_pause_but_not_past_the_cap() -> None:
-    asked = Outcome(Fate.RETRY, retry_after_us=20_000)
-    assert settle(asked, 1, POLICY, 1.0, NOW).next_attempt_us == NOW + 20_000
-    assert (
-        settle(Outcome(Fate.RETRY, retry_after_us=10**9), 1, POLICY, 1.0, NOW).next_attempt_us == NOW + 50_000
-    )
+@pytest.mark.parametrize(
+    ("asked_us", "pause_us"),
+    [(500, 1_000), (20_000, 20_000), (10**9, 10**9), (LONGEST_ASKED_US + 1, LONGEST_ASKED_US)],
+)
+def test_a_destination_may_ask_for_a_longer_pause_also_past_our_own_cap(asked_us: int, pause_us: int) -> None:
+    asked = Outcome(Fate.RETRY, retry_after_us=asked_us)
+    assert settle(asked, 1, POLICY, 1.0, NOW).next_attempt_us == NOW + pause_us
+    assert LONGEST_ASKED_US == 86_400_000_000
+
+
+@pytest.mark.parametrize("fate", Fate)
+def test_a_channel_may_answer_whatever_it_likes(fate: Fate) -> None:
+    assert settle(Outcome(fate), 1, POLICY, 1.0, NOW).state in MOVES[State.SENDING]
 
 
 def test_what_is_held_waits_until_its_time_and_was_no_attempt() -> None:
@@ -154,8 +162,8 @@ def test_every_outcome_can_be_written(
 ) -> None:
     outcome = Outcome(fate, detail, external_id, after_us, until_us)
     settled = settle(outcome, attempts, POLICY, chance, NOW)
-    assert settled.state in {**MOVES[State.SENDING], **MOVES[State.LEASED]}
-    latest_us = max(NOW + POLICY.cap_us, until_us if fate is Fate.HELD else 0)
+    assert settled.state in MOVES[State.SENDING]
+    latest_us = max(NOW + max(POLICY.cap_us, after_us), until_us if fate is Fate.HELD else 0)
     assert NOW <= settled.next_attempt_us <= latest_us
     assert settled.attempts >= 0
     for text in (settled.detail, settled.external_id):

@@ -2,6 +2,7 @@
 
 import email
 import email.policy
+import time
 
 import pytest
 from hypothesis import given
@@ -121,6 +122,26 @@ def test_any_text_becomes_lines_that_servers_take(text: str) -> None:
     assert data.isascii()
     assert b"\n" not in data.replace(b"\r\n", b"")
     assert all(len(line) <= 998 for line in data.split(b"\r\n"))
+
+
+def test_an_address_of_any_length_is_judged_at_once() -> None:
+    # A third of a second for the codec of international domains, and forty times as long for what a context can hold.
+    domain = "".join(map(chr, range(0x4E00, 0x4E00 + 5_000)))
+    began = time.process_time()
+    assert parse_address(f"ada@{domain}") == ""
+    assert time.process_time() - began < 0.05
+
+
+@pytest.mark.parametrize(("letter", "shown"), [("x", "x" * 196), ("@", "<address>")])
+def test_a_long_answer_is_read_at_once(letter: str, shown: str) -> None:
+    began = time.process_time()
+    assert without_addresses("550 " + letter * 30_000) == f"550 {shown}"
+    assert time.process_time() - began < 0.05
+
+
+def test_an_answer_in_another_encoding_can_be_told() -> None:
+    answer = b"550 Empf\xe4nger unbekannt".decode("utf-8", "surrogateescape")
+    assert without_addresses(answer) == "550 Empf?nger unbekannt"
 
 
 def test_answers_are_told_without_addresses() -> None:

@@ -92,6 +92,15 @@ def test_invalid_entries_are_those_of_their_samples(invalid: int, samples: objec
     assert ("could not be read" in verdict.rest.detail) == (not failed)
 
 
+def test_whoever_lacks_an_identifier_or_has_the_id_of_a_place_is_not_taken_for_another() -> None:
+    rows = [Row("ada", False, ("a" * 64, "")), Row("bob", False, ("b" * 64, "0"))]
+    for samples, place in (({"1": ""}, 1), ({"0": "a" * 64}, 0)):
+        body = {"num_invalid_entries": 1, "invalid_entry_samples": samples}
+        platform = MetaAudience(pb.MetaAudienceConnection(audience_id="1"), Secrets(None))
+        verdict = platform.read(SCHEMA, rows, Answer(200, {}, json.dumps(body).encode()), 0)
+        assert set(verdict.named) == {place}
+
+
 def test_when_all_are_invalid_all_fail() -> None:
     verdict = read(200, b'{"num_received": 4, "num_invalid_entries": 4}')
     assert (verdict.rest.fate, verdict.named) == (Fate.FAILED, {})

@@ -38,6 +38,12 @@ def test_a_secret_is_a_file_or_a_variable(tmp_path: Path, monkeypatch: pytest.Mo
     assert secrets.read("meta-token") == "from the file"
 
 
+def test_an_empty_file_is_no_secret(tmp_path: Path) -> None:
+    (tmp_path / "signing").write_text(" \n")
+    with pytest.raises(MissingSecretError, match="CAIRN_SECRET_SIGNING"):
+        Secrets(tmp_path).read("signing")
+
+
 @pytest.mark.parametrize("name", ["../meta", "/etc/passwd", "", "A", "a/b"])
 def test_a_secrets_name_leads_nowhere_else(tmp_path: Path, name: str) -> None:
     with pytest.raises(MissingSecretError):

@@ -1,9 +1,15 @@
 """What the lives of journeys say about pauses."""
 
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
 import asyncpg
+import pytest
 
 from cairn.activation.board import Board
 from cairn.activation.pauses import Pauses
+from cairn.api.definition.v1 import definition_pb2
 from cairn.api.definition.v1 import journey_pb2 as pb
 from cairn.runtime.clock import to_timestamp
 
@@ -35,3 +41,21 @@ async def test_a_journey_is_paused_from_its_last_pause_to_its_resume_or_end() ->
     assert (pauses.since("journeys/a"), pauses.since("journeys/b")) == (None, 3)
     pauses.take([life("b", ENDED, (3, None))], 9, caught_up=True)
     assert not pauses.any
+
+
+@pytest.mark.parametrize("ticks", range(6))
+async def test_a_stop_that_comes_together_with_an_answer_is_heard(ticks: int) -> None:
+    """Python 3.11's `wait_for` would give back the answer, and nobody would stop."""
+    answers: asyncio.Queue[definition_pb2.WatchJourneysResponse] = asyncio.Queue()
+    stub: Any = SimpleNamespace(
+        WatchJourneys=lambda request: SimpleNamespace(read=answers.get, cancel=lambda: None)
+    )
+    pauses = Pauses(await asyncpg.create_pool(min_size=0), Board(1), None)
+    pauses._stub = stub
+    answers.put_nowait(definition_pb2.WatchJourneysResponse(revision=1, caught_up=True))
+    await pauses.start()
+    answers.put_nowait(definition_pb2.WatchJourneysResponse(revision=2, caught_up=True))
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await pauses.stop()

@@ -70,9 +70,12 @@ def claim(**fields: Any) -> Claim:
 
 
 def facts(
-    paused_us: int | None = None, suppressions: tuple[int, ...] = (), consent: bool | None = None
+    paused_us: int | None = None,
+    suppressions: tuple[int, ...] = (),
+    consent: bool | None = None,
+    follows: bool = False,
 ) -> Facts:
-    return Facts(paused_us, suppressions, consent)
+    return Facts(paused_us, suppressions, consent, follows)
 
 
 def tally(
@@ -100,6 +103,7 @@ def test_refused_and_held_for_each_reason() -> None:
     )
     by_journey, in_all = "over a cap: 2 in 1 day by this journey", "over a cap: 3 in 1 day in all"
     own = "over a cap: 1 in 1 day through this connection"
+    add = {"action": journey_pb2.AUDIENCE_ACTION_ADD}
     remove = {"action": journey_pb2.AUDIENCE_ACTION_REMOVE}
     nobody = {"journey_version": ""}
     cases: list[Case] = [
@@ -216,9 +220,13 @@ def test_refused_and_held_for_each_reason() -> None:
         ),
         (hook_rules(), {}, facts(), tally("hook"), NIGHT, None),
         (hook_rules(quiet_hours=QUIET), remove, facts(), tally("hook"), NIGHT, (Reason.QUIET, quiet)),
-        # A paused journey, whatever the connection.
+        # A paused journey, whatever the connection. A removal passes, unless something waits before it.
         (mail_rules(), {}, facts(NOON), tally(), NOON, (Reason.PAUSED, held)),
-        (hook_rules(), remove, facts(NOON), tally("hook"), NOON, (Reason.PAUSED, held)),
+        (hook_rules(), add, facts(NOON), tally("hook"), NOON, (Reason.PAUSED, held)),
+        (hook_rules(), remove, facts(NOON), tally("hook"), NOON, None),
+        (hook_rules(), remove, facts(NOON, follows=True), tally("hook"), NOON, (Reason.PAUSED, held)),
+        (hook_rules(), remove, facts(follows=True), tally("hook"), NOON, None),
+        (hook_rules(quiet_hours=QUIET), remove, facts(NOON), tally("hook"), NIGHT, (Reason.QUIET, quiet)),
         # In their order.
         (
             mail_rules(),

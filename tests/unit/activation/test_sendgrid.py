@@ -85,6 +85,13 @@ def test_what_is_not_there_is_not_sent(secrets: Secrets) -> None:
     assert request["personalizations"][0]["custom_args"]["activation_id"] == "e-1\r\nX-Evil: 1"
 
 
+def test_half_a_character_harms_nobody_beside_it(secrets: Secrets) -> None:
+    half = "{{ '\\ud83d' }}"
+    request = request_of(secrets, "1", CompiledTemplate(f"Hi {half}", f"Dear {half}", f"<b>{half}</b>"))
+    assert request["subject"] == "Hi ?"
+    assert [part["value"] for part in request["content"]] == ["Dear ?", "<b>?</b>"]
+
+
 @pytest.mark.parametrize(("subject", "text"), [("", "Dear"), ("Hi", "")])
 def test_a_message_without_words_fails_here(secrets: Secrets, subject: str, text: str) -> None:
     _, outcome = made(secrets, "1", CompiledTemplate(subject, text, ""))

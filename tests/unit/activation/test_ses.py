@@ -131,6 +131,13 @@ def test_where_an_error_has_its_name() -> None:
         assert read_answer(answer, CLIENT, NOW).fate is Fate.FAILED
 
 
+@pytest.mark.parametrize("body", [{"code": "BadGateway"}, {"code": "ServiceUnavailable"}, {"__type": "x#Y"}])
+@pytest.mark.parametrize("status", [408, 500, 502, 503])
+def test_a_name_in_the_body_alone_may_be_another_ones(status: int, body: dict[str, str]) -> None:
+    outcome = read_answer(Answer(status, {}, json.dumps(body).encode()), CLIENT, NOW)
+    assert (outcome.fate, outcome.down) == (Fate.UNKNOWN, True)
+
+
 def test_an_address_that_is_not_verified_is_told_without_it() -> None:
     headers, body = error("MessageRejected", "Email address is not verified: ada@example.com")
     detail = read_answer(Answer(400, headers, body), CLIENT, NOW).detail
@@ -198,3 +205,27 @@ def test_all_that_is_wrong_at_once(secrets: Secrets) -> None:
     }
     assert sorted(violations(secrets, **wrong)) == sorted(wrong)
     assert set(violations(secrets, **dict.fromkeys(GOOD, ""))) == set(GOOD)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://email.example:99999",
+        "https://email.example:x",
+        "https://email.example:0/",
+        "https://[::1",
+        "https://:8443/",
+        "http://127.0.0.1:8\\.evil.example/",
+        "http://localhost.evil.example/",
+        "https://email.example/" + "a" * 2_048,
+    ],
+)
+def test_where_no_api_can_be(secrets: Secrets, url: str) -> None:
+    assert violations(secrets, base_url=url) == ["base_url"]
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1]", "http://[::1]:9/x", "http://localhost:9", "https://email.example"]
+)
+def test_where_an_api_can_be(secrets: Secrets, url: str) -> None:
+    assert violations(secrets, base_url=url) == []

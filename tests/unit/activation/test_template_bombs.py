@@ -15,6 +15,7 @@ GROW = "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}BODY{% end
 STEPS = "it takes more than 100,000 rounds of loops and calls"
 LONG = "a text is too long"
 FORMAT = "a format is too wide"
+TUPLES = "{% set ns = namespace(x=(1,)) %}{% for i in range(60) %}{% set ns.x = (ns.x, ns.x) %}{% endfor %}"
 
 BOMBS = {
     "loops in loops": (
@@ -64,6 +65,14 @@ BOMBS = {
         "{% for a in range(40000) %}{% for b in range(40000) if b < 0 %}{% endfor %}{% endfor %}",
         STEPS,
     ),
+    "steps that are given back": (
+        "{% set y = (0 - 10 ** 9)|cairn_paid %}{% for a in range(99999) %}{% for b in range(999) %}{% endfor %}{% endfor %}",
+        "nothing is given back",
+    ),
+    "steps that are no number": (
+        "{% set y = ('nan'|float)|cairn_paid %}{% for a in range(99999) %}{% for b in range(999) %}{% endfor %}{% endfor %}",
+        "nothing is given back",
+    ),
     "a huge range": ("{% for a in range(10 ** 9) %}{% endfor %}", "OverflowError"),
     "a repeated text": ("{{ 'x' * 100000000 }}", "a repetition is too long"),
     "a repeated list": ("{{ [0] * 100000000 }}", "a repetition is too long"),
@@ -112,6 +121,30 @@ BOMBS = {
         "{% macro two(t) %}{{ t }}{{ t }}{% endmacro %}" + GROW.replace("BODY", "{% set ns.x = two(ns.x) %}"),
         LONG,
     ),
+    "a text that is named again and again by %": (
+        "{{ ('%(a)s' * 10000) % {'a': 'x' * 100000} }}",
+        LONG,
+    ),
+    "a text that is named again and again by %, with parentheses": (
+        "{{ ('%((a))s' * 10000) % {'(a)': 'x' * 100000} }}",
+        LONG,
+    ),
+    "a text that is named again and again by the filter format": (
+        "{{ ('%(a)s' * 10000)|format(a='x' * 100000) }}",
+        LONG,
+    ),
+    "a text that is named again and again by str.format": (
+        "{{ ('{0}' * 30000).format('x' * 100000) }}",
+        LONG,
+    ),
+    "a part of something that is named again and again": (
+        "{{ ('{0[a][0]}' * 10000).format({'a': ['x' * 100000]}) }}",
+        LONG,
+    ),
+    "a text that is named again and again by str.format_map": (
+        "{{ ('{a}' * 30000).format_map({'a': 'x' * 100000}) }}",
+        LONG,
+    ),
     "a list that doubles": (
         GROW.replace("x='aaaaaaaa'", "x=[1]").replace("BODY", "{% set ns.x = ns.x + ns.x %}"),
         STEPS,
@@ -132,6 +165,14 @@ BOMBS = {
     ),
     "a namespace of itself, joined": (
         "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ 'a' ~ ns }}",
+        STEPS,
+    ),
+    "a tuple of itself, as a key": (TUPLES + "{% set d = {ns.x: 1} %}", STEPS),
+    "a tuple of itself, looked up": (TUPLES + "{% set d = {}[ns.x] %}", STEPS),
+    "a tuple of itself, searched for": (TUPLES + "{{ ns.x in {} }}", STEPS),
+    "a way back from keys": ("{{ {'a': 1}.keys().mapping|string }}", "the template needs `mapping`"),
+    "keys without keys": (
+        "{% set k = dict(range(6000)|batch(2)).keys() %}{% for a in range(60000) %}{% set y = k - k - k %}{% endfor %}",
         STEPS,
     ),
     "sums of much": (MANY + "{% for a in r %}{{ r|sum }}{% endfor %}", STEPS),

@@ -1,5 +1,7 @@
 """What is known of a template before it is sent: what is wrong, by part and line, and which variables it uses."""
 
+import time
+
 import pytest
 
 from cairn.activation.template_check import check_parts, variables_of
@@ -62,6 +64,12 @@ def test_what_would_take_long_to_compile_is_not_compiled() -> None:
 
 def test_a_thousand_problems_are_not_told() -> None:
     assert len(check_parts({"text": "{{ a.b|x }}" * 1000})) == 20
+
+
+def test_thousands_of_unknown_variables_are_found_soon() -> None:
+    began = time.process_time()
+    assert len(check_parts({"text": "".join(f"{{{{ a{number} }}}}" for number in range(4_000))})) == 20
+    assert time.process_time() - began < 3
 
 
 @pytest.mark.parametrize(

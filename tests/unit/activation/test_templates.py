@@ -35,6 +35,11 @@ def test_html_is_escaped_and_text_is_not() -> None:
     [
         ("{{ profile.nickname }}", "text: the template needs `nickname`, which is not there"),
         ("{{ profile['nickname'] }}", "text: the template needs `nickname`, which is not there"),
+        (
+            "{{ profile[profile.secret] }}",
+            "text: the template needs `profile[profile.secret]`, which is not there",
+        ),
+        ("{{ {}['hu' ~ 'sh'] }}", "text: the template needs `[…]`, which is not there"),
         ("{{ nobody }}", "text: the template needs `nobody`, which is not there"),
         ("{% for x in profile.cart %}{% endfor %}", "text: the template needs `cart`, which is not there"),
         ("{{ 1 / 0 }}", "text: the template failed with ZeroDivisionError"),
@@ -98,6 +103,15 @@ EVERYDAY = {
         ("{{ entry.properties.total|round(1) }} {{ 7|float }} {{ '3'|int + 4 }}", "1234.5 7.0 7"),
         ("{{ entry.properties.items|length }} {{ entry.properties['items'][0].t }}", "2 Tent"),
         ("{{ entry.properties.items|map(attribute='p')|sum }}", "129.5"),
+        (
+            "{% set i = 1 %}{{ entry.properties.items[i].t }} {{ {'Mug': 'cup'}[entry.properties.items[i].t] }} "
+            "{{ {profile.name: 1}['Ada Lovelace'] }} {{ profile[profile.name]|default('none') }}",
+            "Mug cup 1 none",
+        ),
+        (
+            "{{ '%(name)s is %(name)s' % profile }} {{ '{0[name]}, {p.vip}'.format(profile, p=profile) }}",
+            "Ada Lovelace is Ada Lovelace Ada Lovelace, False",
+        ),
         ("{{ entry.properties.items|selectattr('p', 'gt', 10)|map(attribute='t')|join(', ') }}", "Tent"),
         ("{{ entry.properties.items|sort(attribute='p')|map(attribute='t')|first }}", "Mug"),
         (

@@ -96,6 +96,19 @@ def test_a_message_is_rendered_into_the_body(secrets: Secrets) -> None:
     assert json.loads(call.body)["message"] == {"subject": "Hi Ada", "text": "Dear Ada", "html": "<b>Ada</b>"}
 
 
+def test_a_template_for_mail_can_be_used_where_nobody_unsubscribes(secrets: Secrets) -> None:
+    words = "Hi.{% if unsubscribe_url %} Enough? {{ unsubscribe_url }}{% endif %}"
+    call = channel(secrets).prepare(Letter(claim(), CompiledTemplate("Hi", words, "")))
+    assert isinstance(call, Call)
+    assert json.loads(call.body)["message"]["text"] == "Hi."
+
+
+def test_half_a_character_of_a_message_becomes_a_question_mark(secrets: Secrets) -> None:
+    call = channel(secrets).prepare(Letter(claim(), CompiledTemplate("{{ '\\ud83d' }}", "Käse", "")))
+    assert isinstance(call, Call)
+    assert json.loads(call.body)["message"] == {"subject": "?", "text": "Käse", "html": ""}
+
+
 @pytest.mark.parametrize(
     ("context", "template", "detail"),
     [

@@ -1,15 +1,22 @@
 """What the commands about ways out, words and people take and show, as far as that needs no service."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import click
+import grpc
 import pytest
 from click.testing import CliRunner, Result
 from google.protobuf.duration_pb2 import Duration
 
 from cairn.api.activation.v1 import activation_pb2 as pb
+from cairn.api.activation.v1.activation_pb2_grpc import (
+    ActivationServiceServicer,
+    add_ActivationServiceServicer_to_server,
+)
 from cairn.cli.asking import confirm
 from cairn.cli.connections import kind_text, leads_to
 from cairn.cli.contexts import Wanted, context_options, make_context
@@ -48,6 +55,33 @@ def test_wrong_usage_is_told_on_stderr_and_exits_2(run: Run, arguments: tuple[st
     assert result.exit_code == 2
     assert says in result.stderr
     assert result.stdout == ""
+
+
+@pytest.fixture
+def refusing_port() -> Iterator[int]:
+    """An Activation that takes the first addresses to suppress, and is gone when the next come."""
+    taken: list[int] = []
+
+    class Servicer(ActivationServiceServicer):
+        def PutSuppressions(self, request: Any, context: Any) -> pb.PutSuppressionsResponse:  # noqa: N802
+            if taken:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+            taken.append(len(request.suppressions))
+            return pb.PutSuppressionsResponse(added=len(request.suppressions))
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_ActivationServiceServicer_to_server(Servicer(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield port
+    server.stop(None)
+
+
+def test_what_was_suppressed_before_it_failed_is_told(run: Run, refusing_port: int) -> None:
+    addresses = [f"n{number}@example.com" for number in range(1_001)]
+    told = run("suppressions", "add", *addresses, "--address", f"127.0.0.1:{refusing_port}")
+    assert told.exit_code != 0
+    assert "The first 1,000 addresses are suppressed, for all e-mail." in told.stderr
 
 
 @pytest.mark.parametrize(
@@ -147,7 +181,8 @@ async def test_the_sample_is_what_is_not_given() -> None:
 async def test_a_file_replaces_the_sample() -> None:
     sample = b'{"profile": {"first_name": "Ada"}}'
     assert await context_of(Wanted(base={"profile": {"a": 1}}), sample) == {"profile": {"a": 1}}
-    assert await context_of(Wanted(base={}), sample) == {}
+    # An empty file is no missing one: the service would take the sample for what it does not get.
+    assert await make_context(None, Wanted(base={}), sample) == b"{}"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

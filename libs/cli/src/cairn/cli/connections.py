@@ -96,7 +96,7 @@ Examples:
 def test(services: Services, name: str, as_json: bool) -> None:
     """Speak to a connection's destination without sending anything: is it there, and does it let us in?
 
-    The exit code is 1 when not. `cairn send-test` sends a message.
+    The exit code is 1 when not. An ad platform shows only that it is there. `cairn send-test` sends a message.
     """
 
     async def ask() -> pb.TestConnectionResponse:

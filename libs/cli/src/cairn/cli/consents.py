@@ -18,7 +18,8 @@ from cairn.cli.output import clean, print_json, print_message, print_note, print
 def consents() -> None:
     """Who agreed to be written to, and who refused.
 
-    Who refused gets nothing. Who said nothing gets what comes through connections without `requires_consent`.
+    Who refused gets no mail but transactional one, and nothing through connections with `requires_consent`. Who said nothing
+    gets what comes through connections without it.
     """
 
 

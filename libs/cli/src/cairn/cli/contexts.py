@@ -97,7 +97,7 @@ def read_context(source: IO[bytes]) -> dict[str, Any]:
 
 
 async def make_context(services: Services, wanted: Wanted, sample: bytes = b"") -> bytes:
-    """The context on the wire; empty when nothing was asked for and there is no sample."""
+    """The context on the wire; empty, which stands for the template's sample, when nothing was asked for and no sample is known here."""
     base = dict(wanted.base) if wanted.base is not None else _sample(sample)
     if wanted.profile:
         base["profile"] = await _attributes(services, wanted.profile)
@@ -108,7 +108,7 @@ async def make_context(services: Services, wanted: Wanted, sample: bytes = b"") 
             "properties": dict(wanted.properties or {}),
         }
         base["entry"] = base["event"] = happened
-    return json.dumps(base, ensure_ascii=False).encode() if base else b""
+    return json.dumps(base, ensure_ascii=False).encode() if base or wanted.base is not None else b""
 
 
 def _sample(sample: bytes) -> dict[str, Any]:

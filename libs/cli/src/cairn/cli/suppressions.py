@@ -106,7 +106,7 @@ def add(services: Services, addresses: tuple[str, ...], connection: str, detail:
     """Suppress addresses. What is pending for them is refused before it leaves."""
 
     async def put() -> int:
-        added = 0
+        added = done = 0
         async with services:
             await require_connection(services, connection)
             for batch in batches(addresses, _BATCH):
@@ -125,7 +125,10 @@ def add(services: Services, addresses: tuple[str, ...], connection: str, detail:
                 try:
                     added += (await services.activation.PutSuppressions(request)).added
                 except grpc.aio.AioRpcError as error:
-                    raise _wrong_addresses(error, batch) from error
+                    if done:
+                        print_note(f"The first {done:,} addresses are suppressed, for {_scope(connection)}.")
+                    raise _wrong_addresses(error, batch, done) from error
+                done += len(batch)
         return added
 
     added = asyncio.run(put())
@@ -173,7 +176,7 @@ def remove(services: Services, address: str, connection: str, as_json: bool) -> 
         print_note(f"{clean(address)} is no longer suppressed for {_scope(connection)}.")
 
 
-def _wrong_addresses(error: grpc.aio.AioRpcError, batch: Sequence[str]) -> Exception:
+def _wrong_addresses(error: grpc.aio.AioRpcError, batch: Sequence[str], done: int) -> Exception:
     """What is wrong, told by the addresses that were given instead of their places."""
     lines = []
     for violation in error_from_rpc(error).violations:
@@ -181,7 +184,8 @@ def _wrong_addresses(error: grpc.aio.AioRpcError, batch: Sequence[str]) -> Excep
         if place is None or int(place[1]) >= len(batch):
             return error
         lines.append(f"{batch[int(place[1])]}: {violation.description}")
-    return CommandError("none of these was suppressed.", lines) if lines else error
+    text = "none of the others was suppressed." if done else "none of these was suppressed."
+    return CommandError(text, lines) if lines else error
 
 
 def _scope(connection: str) -> str:

@@ -155,7 +155,7 @@ def preview(
 ) -> None:
     """Show the message that a template makes for a profile and an event. Nothing is sent.
 
-    Each part of the context comes from what is given here, else from --context, else from the template's sample.
+    Each part of the context comes from what is given here, else from --context or, where that is not given, the template's sample.
     """
     if not name and not file:
         raise click.UsageError("Give the NAME of a saved template, or --file.")
@@ -202,7 +202,7 @@ Examples:
 @json_option
 @service_options("activation")
 def delete(services: Services, name: str, yes: bool, as_json: bool) -> None:
-    """Delete a template with all its versions. What is pending with it fails."""
+    """Delete a template. What is pending with it fails; its versions can still be shown, as deliveries name them."""
     confirm(f"Delete {short(name)}? What is pending with it fails.", yes=yes)
 
     async def remove() -> None:

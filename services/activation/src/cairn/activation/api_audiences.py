@@ -13,6 +13,7 @@ from cairn.postgres.pool import translate_errors
 from cairn.runtime.clock import to_timestamp
 
 _Context = grpc.aio.ServicerContext[Any, Any]
+_MOST_BUCKET_DIGITS = 9
 
 
 class AudienceCalls:
@@ -39,7 +40,8 @@ class AudienceCalls:
 def _read_token(token: str) -> tuple[int, str]:
     """The place that a page begins behind, (bucket, profile id)."""
     bucket, _, profile_id = wire.read_resources_token(token).partition(" ")
-    return (int(bucket) if bucket.isascii() and bucket.isdigit() else 0), profile_id.replace("\0", "")
+    known = bucket.isascii() and bucket.isdigit() and len(bucket) <= _MOST_BUCKET_DIGITS
+    return (int(bucket) if known else 0), profile_id.replace("\0", "")
 
 
 def _to_member(member: Membership) -> pb.AudienceMember:

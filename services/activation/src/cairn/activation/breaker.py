@@ -107,6 +107,10 @@ class Breakers:
             known = self._of[connection] = (etag, Breaker())
         return known[1]
 
+    def forget(self, connection: str) -> None:
+        """A connection was deleted: it rests no more."""
+        self._of.pop(connection, None)
+
     @property
     def resting(self) -> int:
         """How many connections rest."""

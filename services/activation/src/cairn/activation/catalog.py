@@ -19,7 +19,7 @@ from cairn.activation.channels import open_channel
 from cairn.activation.channels.base import Channel, ChannelTools
 from cairn.activation.model import Resource
 from cairn.activation.store import Database
-from cairn.activation.templates import CompiledTemplate
+from cairn.activation.templates import BrokenTemplate, CompiledTemplate, TemplateError
 from cairn.api.activation.v1 import activation_pb2 as pb
 
 CONNECTIONS = "connections"
@@ -118,15 +118,15 @@ class Catalog:
     @asynccontextmanager
     async def channel(self, connection: pb.Connection, id_: str) -> AsyncIterator[Channel[Any]]:
         """The open channel of a connection that `find` returned; an older one is closed when its last user is done."""
-        shared = self._channels.get(id_)
+        shared, outdated = self._channels.get(id_), None
         if shared is None or shared.etag != connection.etag:
-            fresh = _Shared(open_channel(connection, self._tools), connection.etag)
-            self._channels[id_] = fresh
-            if shared is not None:
-                await self._retire(shared)
-            shared = fresh
+            outdated, shared = shared, _Shared(open_channel(connection, self._tools), connection.etag)
+            self._channels[id_] = shared
+        # Before anything is waited for: whoever changes the connection meanwhile must not close it under us.
         shared.users += 1
         try:
+            if outdated is not None:
+                await self._retire(outdated)
             yield shared.channel
         finally:
             shared.users -= 1
@@ -152,8 +152,13 @@ def _load(row: Resource) -> pb.Connection | CompiledTemplate:
 
 
 def compile_template(template: pb.Template, subject_prefix: str = "") -> CompiledTemplate:
-    """A template that was checked, ready to be rendered."""
-    return CompiledTemplate(subject_prefix + template.subject, template.text, template.html, template.version)
+    """A template that was checked, ready to be rendered; of one that only a release before could compile each message fails."""
+    try:
+        return CompiledTemplate(
+            subject_prefix + template.subject, template.text, template.html, template.version
+        )
+    except TemplateError as error:
+        return BrokenTemplate(error, template.version)
 
 
 def read_connection(row: Resource) -> pb.Connection:

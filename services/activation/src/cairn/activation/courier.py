@@ -15,7 +15,7 @@ from cairn.activation.breaker import Breaker, Permit
 from cairn.activation.catalog import Found
 from cairn.activation.channels.base import Channel, ChannelKind, Letter, UnreachableError, down, failed, retry
 from cairn.activation.guard import Item, guard
-from cairn.activation.ledger import Fate, Guarantee, Outcome, settle
+from cairn.activation.ledger import LONGEST_ASKED_US, Fate, Guarantee, Outcome, settle
 from cairn.activation.model import Claim, Fates, Member, Receipt, Result
 from cairn.activation.store import Changed
 from cairn.activation.tools import Tools, chance
@@ -181,7 +181,8 @@ class Courier:
         capped = way.kind.writes_to_people or way.connection.frequency_caps
         async with tools.guard.lock(self._bucket) if capped else contextlib.nullcontext():
             items = [Item(item.claim, way.channel.address_of(item.prepared)) for item in ready]
-            looks = await tools.guard.look(self._bucket, way.connection, way.kind, items)
+            floor_us = tools.board.floor_us(self._bucket, now_us())
+            looks = await tools.guard.look(self._bucket, way.connection, way.kind, items, floor_us=floor_us)
             crash.passing("after_guard")
             stopped = [(item, look) for item, look in zip(ready, looks, strict=True) if look is not None]
             going = [item for item, look in zip(ready, looks, strict=True) if look is None]
@@ -211,7 +212,7 @@ class Courier:
         breaker, now = way.breaker, now_us()
         asked_us = max((o.retry_after_us for o in outcomes if o.fate is Fate.RETRY), default=0)
         if asked_us > 0:
-            breaker.asked_to_rest(now + min(asked_us, self._tools.policy.cap_us))
+            breaker.asked_to_rest(now + min(asked_us, LONGEST_ASKED_US))
         if any(not o.down and o.fate is not Fate.UNKNOWN for o in outcomes):
             if breaker.good():
                 metrics.BREAKER_CHANGES.labels(self._kind, breaker.phase.value).inc()
@@ -222,13 +223,12 @@ class Courier:
             log.warning("connection_rests", connection=self._connection, seconds=seconds)
 
     async def _rest(self, way: Way, tried: Sequence[tuple[Ready, Outcome]]) -> None:
-        """Where nothing may overtake what is tried again, the lane waits with it."""
+        """Where nothing may overtake what is tried again, the lane waits with it; a pause that the destination asked for is the breaker's."""
         if not way.channel.ordered or all(outcome.fate is not Fate.RETRY for _, outcome in tried):
             return
         policy = self._tools.policy
         pause_us = policy.pause_us(max(item.claim.attempts for item, _ in tried), chance())
-        asked_us = max(outcome.retry_after_us for _, outcome in tried)
-        await self._pause(min(max(pause_us, asked_us), policy.cap_us) / 1_000_000)
+        await self._pause(pause_us / 1_000_000)
         self._wake_in(0.0)
 
     async def _release(self, ready: Sequence[Ready]) -> None:

@@ -9,6 +9,7 @@ import structlog
 from cairn.activation import metrics, store, store_receipts, store_resources, store_work
 from cairn.activation.channels import REPEATABLE_KINDS
 from cairn.activation.lane import Lane
+from cairn.activation.people import resolve_told
 from cairn.activation.tools import Tools, describe
 from cairn.postgres.buckets import BucketOwner
 from cairn.postgres.pool import Connection, is_unavailable
@@ -99,17 +100,20 @@ class BucketWorker:
         )
         repeatable = await store_resources.connections_of_kinds(tools.pool, REPEATABLE_KINDS)
         board = tools.board
-        states = await store_work.adopt(
-            tools.pool,
-            self._bucket,
-            holder=board.holder,
-            repeatable=repeatable,
-            detail=_IN_DOUBT,
-            sequence=board.take_numbers(1, now_us()),
-            now=now_us(),
-        )
-        if states:
-            counts = {state.name: count for state, count in states.items()}
+        async with tools.pool.acquire() as database, database.transaction():
+            adopted = await store_work.adopt(
+                database,
+                self._bucket,
+                holder=board.holder,
+                repeatable=repeatable,
+                detail=_IN_DOUBT,
+                sequence=board.take_numbers(1, now_us()),
+                now=now_us(),
+            )
+            # Together: nobody looks again later at what is UNKNOWN.
+            await resolve_told(database, self._bucket, adopted.unknown, board)
+        if adopted.states:
+            counts = {state.name: count for state, count in adopted.states.items()}
             log.info("bucket_adopted", bucket=self._bucket, **counts)
         await self._take_census()
         board.on_untold(self._bucket)

@@ -6,20 +6,24 @@ longer; whoever asked repeats it. What is left of a person is a keyed hash, by w
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import structlog
 
 from cairn.activation import metrics, store, store_erasure
 from cairn.activation.board import Board
 from cairn.activation.catalog import Catalog
+from cairn.activation.channels import kind_of
+from cairn.activation.channels.base import Channel, Letter
 from cairn.activation.channels.mail import parse_address
+from cairn.activation.channels.mail_maker import DEFAULT_ADDRESS_ATTRIBUTE
 from cairn.activation.keys import Keys
-from cairn.activation.ledger import State, is_final
-from cairn.activation.model import Activation
-from cairn.activation.store import Database
+from cairn.activation.ledger import Outcome, State, is_final
+from cairn.activation.model import Activation, Claim
+from cairn.activation.rules import Reason
 from cairn.activation.store_erasure import REMOVAL_PREFIX, ErasedProfile, Removal, Trace
 from cairn.api.activation.v1 import activation_pb2 as pb
 from cairn.api.definition.v1 import journey_pb2
@@ -29,6 +33,8 @@ from cairn.postgres.pool import Pool
 from cairn.runtime.clock import now_us
 from cairn.runtime.errors import CairnError
 
+log = structlog.get_logger()
+
 AGAIN_SECONDS = 5.0
 """How often it is looked whether profiles that were erased a while ago are due for a second look."""
 
@@ -37,8 +43,6 @@ _MOST_AGAIN = 10_000
 _CHUNK = 250
 _PATIENCE_US = 5_000_000
 _PAUSE_S = 0.05
-_MAIL_KINDS = frozenset({"smtp", "ses", "sendgrid"})
-_DEFAULT_ATTRIBUTE = "email"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +111,10 @@ class Eraser:
         due = [each for each in self._again if each[0] <= now]
         for each in due:
             _, bucket, profiles = each
-            await self._erase_in(bucket, profiles, now)
-            self._again.remove(each)
+            _, done = await self._erase_in(bucket, profiles, now)
+            # What is being sent at this moment is found by the next look.
+            if done:
+                self._again.remove(each)
 
     async def _erase_in(
         self, bucket: int, profiles: Sequence[ErasedProfile], until_us: int
@@ -139,9 +145,15 @@ class Eraser:
             traces = await store_erasure.take_traces(connection, bucket, profiles, _CHUNK)
             if not traces:
                 return 0, 0
-            addresses = await self._addresses(connection, traces)
+            ids = {trace.connection for trace in traces} - {""}
+            ways = (await self._catalog.find(connection, ids)).connections
+            addresses = _addresses(ways, traces)
             hashes = [self._keys.hash_address(address) for address in addresses]
             await store_erasure.hide_addresses(connection, hashes)
+            # What a platform answered to may have been taken nevertheless; who is no member is removed in vain, which harms nobody.
+            await store_erasure.suppose_members(
+                connection, bucket, await self._maybe_added(ways, traces), now
+            )
             waiting = [trace for trace in traces if not is_final(trace.state)]
             over = [trace for trace in traces if is_final(trace.state)]
             await store_erasure.blank(connection, bucket, over)
@@ -154,17 +166,25 @@ class Eraser:
                 now=now,
             )
         if moved:
-            metrics.PREVENTED.labels("erased").inc(moved)
+            metrics.PREVENTED.labels(Reason.ERASED.value).inc(moved)
             board.on_untold(bucket)
         return len(traces), moved
 
-    async def _addresses(self, database: Database, traces: Sequence[Trace]) -> set[str]:
-        """The addresses of the persons, as far as what was to be sent to them tells."""
-        found = await self._catalog.find(database, {trace.connection for trace in traces} - {""})
-        attributes = {address_attribute(connection) for connection in found.connections.values()}
-        names = attributes | {_DEFAULT_ATTRIBUTE}
-        contexts = {trace.context for trace in traces if trace.context}
-        return {address for context in contexts for address in read_addresses(context, names)}
+    async def _maybe_added(
+        self, ways: Mapping[str, pb.Connection], traces: Sequence[Trace]
+    ) -> list[tuple[Trace, Mapping[str, str]]]:
+        """Those whom an audience may hold although it did not say that it took them, and the identifiers that it was given."""
+        found: list[tuple[Trace, Mapping[str, str]]] = []
+        for id_ in sorted({trace.connection for trace in traces if _may_hide_a_success(trace)} & ways.keys()):
+            if not kind_of(ways[id_]).needs_action:
+                continue
+            tried = [trace for trace in traces if trace.connection == id_ and _may_hide_a_success(trace)]
+            try:
+                async with self._catalog.channel(ways[id_], id_) as channel:
+                    found += [(trace, member) for trace in tried if (member := _given(channel, trace))]
+            except Exception as error:  # noqa: BLE001 - a channel that can't be made must not keep anybody from being erased
+                log.error("member_unknown", error=type(error).__name__)
+        return found
 
     async def _leave_audiences(self, bucket: int, profiles: Sequence[ErasedProfile]) -> int:
         """Asks the audiences that hold the profiles to let them go; how many removals that are."""
@@ -195,6 +215,40 @@ class Eraser:
         return len(asked)
 
 
+def _addresses(ways: Mapping[str, pb.Connection], traces: Sequence[Trace]) -> set[str]:
+    """The addresses of the persons, as far as what was to be sent to them tells."""
+    names = {address_attribute(connection) for connection in ways.values()} | {DEFAULT_ADDRESS_ATTRIBUTE}
+    contexts = {trace.context for trace in traces if trace.context}
+    return {address for context in contexts for address in read_addresses(context, names)}
+
+
+def _may_hide_a_success(trace: Trace) -> bool:
+    # Of what was SENT it is known what the audience holds.
+    return trace.action == journey_pb2.AUDIENCE_ACTION_ADD and trace.tried and trace.state is not State.SENT
+
+
+def _given(channel: Channel[Any], trace: Trace) -> Mapping[str, str]:
+    """The identifiers that an audience was given by a delivery; none where nothing could have been made of it."""
+    claim = Claim(
+        activation_id=trace.activation_id,
+        request_us=trace.request_us,
+        profile_id=trace.pseudonym,
+        template="",
+        action=trace.action,
+        context=trace.context,
+        accept_us=trace.request_us,
+        attempts=1,
+        enrollment="",
+    )
+    try:
+        prepared = channel.prepare(Letter(claim, None))
+        member = None if isinstance(prepared, Outcome) else channel.member_of(prepared)
+    except Exception as error:  # noqa: BLE001 - nor what a channel of another package makes of one delivery
+        log.error("member_unknown", error=type(error).__name__)
+        return {}
+    return {} if member is None else member.identifiers
+
+
 def _removal(member: Removal, now: int) -> Activation:
     """The activation that takes an erased profile out of an audience, by what the audience got of it."""
     return Activation(
@@ -214,11 +268,9 @@ def _removal(member: Removal, now: int) -> Activation:
 
 def address_attribute(connection: pb.Connection) -> str:
     """The profile attribute that a connection takes addresses from; for what sends no mail the usual one."""
-    kind = connection.WhichOneof("kind")
-    if kind not in _MAIL_KINDS:
-        return _DEFAULT_ATTRIBUTE
-    attribute: str = getattr(connection, kind).address_attribute
-    return attribute or _DEFAULT_ATTRIBUTE
+    kind = getattr(connection, connection.WhichOneof("kind") or "", None)
+    attribute: str = getattr(kind, "address_attribute", "")
+    return attribute or DEFAULT_ADDRESS_ATTRIBUTE
 
 
 class _Context(msgspec.Struct):

@@ -89,6 +89,7 @@ def _read(event: Any, connection_id: str, now: int) -> Feedback | None:
         connection=(parse_id("connections", named) if isinstance(named, str) else "") or connection_id,
         occur_us=_occur_us(event.get("timestamp"), now),
         detail=_detail(event),
+        dropped=event.get("event") == "dropped",
     )
 
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from cairn.activation.feedback import RefusedError, check_age, clip, decode, read_address, read_time
-from cairn.activation.store_feedback import Feedback
+from cairn.activation.store_feedback import DROPPED, Feedback
 from cairn.activation.wire import parse_id
 from cairn.api.activation.v1 import activation_pb2 as pb
 from cairn.runtime.auth import is_loopback
@@ -31,6 +31,8 @@ _HOST = re.compile(r"sns\.[a-z]{2}[a-z0-9-]{3,30}\.amazonaws\.com(\.cn)?")
 _ACTIVATION_TAG = "activation"
 _CONNECTION_TAG = "connection"
 _ACTIVATION_HEADER = "x-cairn-activation"
+_NOT_SPAM = "not-spam"
+_NOT_TRIED = "OnAccountSuppressionList"
 _HASHES: Mapping[str, hashes.HashAlgorithm] = MappingProxyType({"1": hashes.SHA1(), "2": hashes.SHA256()})  # noqa: S303 - what SNS signs with by default
 
 
@@ -85,13 +87,17 @@ def string_to_sign(envelope: Envelope) -> bytes:
 
 
 def check_url(url: str, extra_hosts: Collection[str], suffix: str = "") -> None:
-    """Refuses an address that is not Amazon SNS's own, by https. `extra_hosts` (`HOST:PORT`) are tests' stand-ins, by http on loopback."""
+    """Refuses an address that is not Amazon SNS's own, by https. `extra_hosts` (`HOST:PORT`) are tests' stand-ins, by http on loopback.
+
+    A `suffix` is that of a file, which is asked for without a query: with one, SNS answers with what others told it.
+    """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError:
         raise RefusedError(403, "it names an address that is none") from None
-    if parts.username or parts.password or parts.fragment or not parts.path.endswith(suffix):
+    misplaced = not parts.path.endswith(suffix) or (suffix and parts.query)
+    if parts.username or parts.password or parts.fragment or misplaced:
         raise RefusedError(403, "it names an address that SNS never does")
     if parts.netloc in extra_hosts:
         safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
@@ -153,6 +159,7 @@ class _Bounce(msgspec.Struct, frozen=True, rename="camel"):
 class _Complaint(msgspec.Struct, frozen=True, rename="camel"):
     complained_recipients: list[_Recipient] = []
     complaint_feedback_type: str | None = None
+    complaint_sub_type: str | None = None
     timestamp: str = ""
 
 
@@ -199,6 +206,7 @@ def read_event(envelope: Envelope, connection_id: str, now: int) -> list[Feedbac
             connection=tagged or connection_id,
             occur_us=min(max(occur_us, 0), now),
             detail=clip(detail),
+            dropped=_is_dropped(event),
         )
         for place, address in enumerate(addresses)
     ]
@@ -227,11 +235,19 @@ def _read_bounce(event: _Event) -> _Told | None:
 
 def _read_complaint(event: _Event) -> _Told | None:
     complaint = event.complaint
-    if complaint is None or not _is(event, "Complaint"):
+    if complaint is None or not _is(event, "Complaint") or complaint.complaint_feedback_type == _NOT_SPAM:
         return None
     addresses = [one.email_address for one in complaint.complained_recipients]
     detail = f"complaint, {complaint.complaint_feedback_type or 'of no type'}"
+    if _is_dropped(event):
+        detail = f"{DROPPED}, {detail}"
     return pb.FEEDBACK_KIND_COMPLAINT, addresses, complaint.timestamp, detail
+
+
+def _is_dropped(event: _Event) -> bool:
+    """Whether SES did not even try, because of a complaint of long ago. What it bounces by itself is a hard bounce anyway."""
+    complaint = event.complaint
+    return complaint is not None and _is(event, "Complaint") and complaint.complaint_sub_type == _NOT_TRIED
 
 
 def _read_delivery(event: _Event) -> _Told | None:

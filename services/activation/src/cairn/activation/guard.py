@@ -17,7 +17,7 @@ from cairn.activation.ledger import Fate, Outcome
 from cairn.activation.model import Activation, Claim
 from cairn.activation.pauses import Pauses
 from cairn.activation.policy import Policies
-from cairn.activation.rules import Facts, Rules, Verdict, journey_of, judge, rules_of
+from cairn.activation.rules import Facts, Rules, Verdict, journey_of, judge, removes, rules_of
 from cairn.api.activation.v1 import activation_pb2 as pb
 from cairn.postgres.pool import Pool
 from cairn.runtime.clock import now_us
@@ -95,11 +95,18 @@ class Guard:
         return self._pauses.any and self._pauses.since(journey_of(activation.journey_version)) is not None
 
     async def look(
-        self, bucket: int, connection: pb.Connection, kind: ChannelKind, items: Sequence[Item]
+        self,
+        bucket: int,
+        connection: pb.Connection,
+        kind: ChannelKind,
+        items: Sequence[Item],
+        *,
+        floor_us: int,
     ) -> list[Outcome | None]:
         """What stops each item, in their order: REFUSED or HELD with the reason in words; None for what may leave.
 
-        All are of one bucket and go through one connection. Raises what Postgres raises; then nothing may leave.
+        All are of one bucket and go through one connection, and nothing that is open was requested before `floor_us`. Raises what Postgres
+        raises; then nothing may leave.
         """
         policy = await self._policies.find(self._pool)
         rules = rules_of(connection, policy, writes_to_people=kind.writes_to_people)
@@ -110,21 +117,21 @@ class Guard:
         suppressions = await self._suppressions(id_, rules, said, items)
         consents = await self._consents(bucket, id_, rules, said, items)
         tally = await self._tally(bucket, id_, rules, items)
+        waiting = await self._waiting(bucket, id_, items, floor_us)
         now = now_us()
-        verdicts = [
-            judge(
-                item.claim,
-                rules,
-                Facts(
-                    paused_us=self._pauses.since(journey_of(item.claim.journey_version)),
-                    suppressions=suppressions.get(item.address, ()),
-                    consent=consents.get(item.claim.profile_id),
-                ),
-                tally,
-                now,
+        verdicts = []
+        for item in items:
+            claim = item.claim
+            facts = Facts(
+                paused_us=self._paused_us(claim),
+                suppressions=suppressions.get(item.address, ()),
+                consent=consents.get(claim.profile_id),
+                follows=any(place < claim.sequence for place in waiting.get(claim.profile_id, ())),
             )
-            for item in items
-        ]
+            verdict = judge(claim, rules, facts, tally, now)
+            verdicts.append(verdict)
+            if claim.profile_id in waiting and (verdict is None or verdict.outcome.fate is not Fate.HELD):
+                waiting[claim.profile_id].discard(claim.sequence)
         _count(verdicts)
         if rules.caps:
             through = [i.claim.request_us for i, v in zip(items, verdicts, strict=True) if v is None]
@@ -162,6 +169,28 @@ class Guard:
         if not (rules.asks_consent and said.consents):
             return {}
         return await store_guard.consents(self._pool, bucket, _profiles(items), connection)
+
+    def _paused_us(self, claim: Claim) -> int | None:
+        return self._pauses.since(journey_of(claim.journey_version))
+
+    async def _waiting(
+        self, bucket: int, connection: str, items: Sequence[Item], floor_us: int
+    ) -> Mapping[str, set[int]]:
+        """The places, in the order of acceptance, of what is not done for those whom paused journeys remove: all of the batch, and the
+        first one beside it."""
+        claims = [item.claim for item in items]
+        removed = {each.profile_id for each in claims if removes(each) and self._paused_us(each) is not None}
+        if not removed:
+            return {}
+        ids = [each.activation_id for each in claims if each.profile_id in removed]
+        first = await store_guard.first_open(
+            self._pool, bucket, sorted(removed), connection, floor_us=floor_us, besides=ids
+        )
+        waiting = {profile_id: {place} for profile_id, place in first.items()}
+        for claim in claims:
+            if claim.profile_id in removed:
+                waiting.setdefault(claim.profile_id, set()).add(claim.sequence)
+        return waiting
 
     async def _tally(self, bucket: int, connection: str, rules: Rules, items: Sequence[Item]) -> Tally:
         periods_us = sorted({cap.period_us for cap in rules.caps})

@@ -101,6 +101,7 @@ class Lane:
         found = await tools.catalog.find(tools.pool, [self._connection], self._templates)
         connection = found.connections.get(self._connection)
         if connection is None:
+            tools.breakers.forget(self._connection)
             claims = await self._claim(_BATCH_OF_NOTHING)
             if claims:
                 await self._courier.fail(claims)

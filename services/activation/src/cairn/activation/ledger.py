@@ -2,7 +2,7 @@
 
 Pure: the time and the chance are arguments.
 
-    PENDING ──▶ LEASED ──▶ SENDING ──▶ SENT, FAILED, UNKNOWN      SENT from the start where nothing leaves the house
+    PENDING ──▶ LEASED ──▶ SENDING ──▶ SENT, FAILED, UNKNOWN, REFUSED      SENT from the start where nothing leaves the house
        ▲          │           │
        └──────────┴───────────┘  another try, or held
     PENDING, LEASED ──▶ WITHDRAWN        LEASED ──▶ REFUSED, FAILED
@@ -17,6 +17,9 @@ from enum import Enum, Flag, IntEnum, auto
 from types import MappingProxyType
 
 MAX_DETAIL_CHARS = 500
+
+LONGEST_ASKED_US = 86_400_000_000
+"""The longest pause that a destination can ask for, a day in microseconds."""
 
 _LONGEST_HOLD_US = 366 * 86_400_000_000
 
@@ -60,6 +63,7 @@ MOVES: Mapping[State, Mapping[State, Mover]] = MappingProxyType(
         State.SENDING: {
             State.PENDING: Mover.LANE,
             State.SENT: Mover.LANE,
+            State.REFUSED: Mover.LANE,
             State.FAILED: Mover.LANE,
             State.UNKNOWN: Mover.LANE,
         },
@@ -105,7 +109,7 @@ class Outcome:
     """What one attempt came to, in words without personal data.
 
     RETRY says that the destination certainly does not have it, or may harmlessly get it twice; `retry_after_us` is the
-    pause that the destination asked for. HELD says that it was stopped before it left and may leave from `until_us` (microseconds since
+    pause that the destination asked for, obeyed up to a day. HELD says that it was stopped before it left and may leave from `until_us` (microseconds since
     the epoch); that was no attempt. `external_id` is the destination's own id of it. `down` says that the answer is about the
     destination, which is not there or in trouble (not reached, no answer in time, HTTP 429 or 5xx), and not about this delivery.
     """
@@ -191,8 +195,8 @@ def settle(
         return Settled(State.FAILED, now, given_up, "", attempts)
     if due_us is not None:
         return Settled(State.PENDING, due_us, detail, "", attempts, noted=True)
-    pause = max(policy.pause_us(attempts, chance), outcome.retry_after_us)
-    return Settled(State.PENDING, now + min(pause, policy.cap_us), detail, "", attempts, noted=True)
+    pause = max(policy.pause_us(attempts, chance), min(outcome.retry_after_us, LONGEST_ASKED_US))
+    return Settled(State.PENDING, now + pause, detail, "", attempts, noted=True)
 
 
 def _clean(text: str) -> str:

@@ -136,7 +136,7 @@ class Fates(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A connection or a template as stored: `kind` is "connections" or "templates", `body` its protobuf JSON.
+    """A connection, a template or the sending policy as stored: `kind` is "connections", "templates" or "policies", `body` its protobuf JSON.
 
     `body` is "" where the reader said that it knows this etag already. `version` counts the changes, from 1; a row that is to be
     written has none yet.

@@ -15,7 +15,7 @@ from cairn.activation.erased import ErasedProfiles
 from cairn.activation.guard import guard
 from cairn.activation.ledger import State
 from cairn.activation.model import Activation, Delivery, Fates, Receipt, Withdrawal
-from cairn.activation.rules import has_own_rules
+from cairn.activation.rules import Reason, has_own_rules
 from cairn.activation.store_feedback import Feedback, Resolution
 from cairn.activation.store_listing import Page
 from cairn.activation.store_moves import Watched
@@ -156,7 +156,7 @@ class Ledger:
             self._pool, bucket, known, sequence=sequence, writer=board.holder
         )
         if told:
-            metrics.PREVENTED.labels("withdrawn").inc(told)
+            metrics.PREVENTED.labels(Reason.WITHDRAWN.value).inc(told)
             board.on_untold(bucket)
 
     async def withdraw(self, withdrawals: Sequence[Withdrawal], now: int) -> tuple[int, int]:
@@ -178,7 +178,7 @@ class Ledger:
                 now=now,
             )
         if moved:
-            metrics.PREVENTED.labels("withdrawn").inc(moved)
+            metrics.PREVENTED.labels(Reason.WITHDRAWN.value).inc(moved)
             board.on_untold(bucket)
         return withdrawn
 

@@ -110,7 +110,9 @@ class Pauses:
         call = self._stub.WatchJourneys(definition_pb2.WatchJourneysRequest(after_revision=self._revision))
         try:
             while True:
-                answer = await asyncio.wait_for(call.read(), _SILENCE_SECONDS)
+                # Not `wait_for`: of Python 3.11 it can swallow a cancellation, and whoever stops this would wait for ever.
+                async with asyncio.timeout(_SILENCE_SECONDS):
+                    answer = await call.read()
                 if not isinstance(answer, definition_pb2.WatchJourneysResponse):  # the end of the stream
                     return
                 yield answer

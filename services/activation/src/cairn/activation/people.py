@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from cairn.activation import store_feedback, store_people
+from cairn.activation import feedback_sendgrid, feedback_ses, store_feedback, store_people
 from cairn.activation.board import Board
 from cairn.activation.keys import Keys
 from cairn.activation.ledger import State, is_final
 from cairn.activation.store import Database
-from cairn.activation.store_feedback import Feedback, Resolution, Subject
+from cairn.activation.store_feedback import DROPPED, Feedback, Resolution, Subject, Told
 from cairn.activation.store_people import Consent, Suppression
 from cairn.api.activation.v1 import activation_pb2 as pb
 from cairn.postgres.bucket import bucket_of
@@ -43,6 +43,10 @@ _FATES: Mapping[int, tuple[State, str]] = MappingProxyType(
     }
 )
 """What feedback makes of a delivery in doubt. A soft bounce decides nothing: the destination may try again."""
+
+_DROPPED = (State.FAILED, "the destination says that it did not try to deliver it")
+_OUR_READERS = frozenset({feedback_sendgrid.PROVIDER, feedback_ses.PROVIDER})
+_RESOLVED_AT_ONCE = 1_000
 
 _FORGOTTEN_AT_ONCE = 5_000
 
@@ -171,9 +175,10 @@ class People:
             fresh = [one for one in feedback if one.key in new]
             # Deliveries before suppressions, as an erasure takes them: so that neither waits for the other for ever.
             resolutions = [
-                Resolution(subject.activation_id, subject.request_us, *_FATES[one.kind])
+                Resolution(subject.activation_id, subject.request_us, *fate)
                 for one in fresh
-                if one.kind in _FATES and (subject := subjects.get(one.activation_id))
+                if (fate := _DROPPED if one.dropped else _FATES.get(one.kind))
+                and (subject := subjects.get(one.activation_id))
             ]
             resolved = await self._resolve(connection, bucket, resolutions, now)
             suppressions = [
@@ -236,3 +241,35 @@ class People:
         for bucket in range(self._bucket_count):
             while await store_feedback.forget(self._pool, bucket, before_us, _FORGOTTEN_AT_ONCE):
                 pass
+
+
+async def resolve_told(
+    database: Database, bucket: int, unknown: Sequence[tuple[str, int]], board: Board
+) -> int:
+    """Resolves deliveries that became UNKNOWN, by activation and request time, where their destination told of them before; how many."""
+    resolved = 0
+    for start in range(0, len(unknown), _RESOLVED_AT_ONCE):
+        batch = unknown[start : start + _RESOLVED_AT_ONCE]
+        fates: dict[str, list[tuple[State, str]]] = defaultdict(list)
+        for told in await store_feedback.told_of(database, bucket, [id_ for id_, _ in batch]):
+            if fate := _fate_of(told):
+                fates[told.activation_id].append(fate)
+        resolutions = [
+            Resolution(id_, request_us, *fate) for id_, request_us in batch for fate in fates.get(id_, ())
+        ]
+        if resolutions:
+            now = now_us()
+            resolved += await store_feedback.resolve(
+                database,
+                bucket,
+                resolutions,
+                sequence=board.take_numbers(1, now),
+                writer=board.holder,
+                now=now,
+            )
+    return resolved
+
+
+def _fate_of(told: Told) -> tuple[State, str] | None:
+    dropped = told.provider in _OUR_READERS and told.detail.startswith(DROPPED)
+    return _DROPPED if dropped else _FATES.get(told.kind)

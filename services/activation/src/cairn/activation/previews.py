@@ -1,7 +1,7 @@
 """Owns what a template looks like for a context. Pure."""
 
 from cairn.activation.catalog import compile_template
-from cairn.activation.channels.base import read_context
+from cairn.activation.channels.base import read_context, whole_text
 from cairn.activation.ledger import Outcome
 from cairn.activation.template_check import variables_of
 from cairn.activation.templates import with_roots
@@ -25,5 +25,8 @@ def preview(template: pb.Template, context: bytes) -> pb.PreviewTemplateResponse
     message = compiled.render(with_all)
     parts = {"subject": template.subject, "text": template.text, "html": template.html}
     return pb.PreviewTemplateResponse(
-        subject=message.subject, text=message.text, html=message.html, variables=variables_of(parts)
+        subject=whole_text(message.subject),
+        text=whole_text(message.text),
+        html=whole_text(message.html),
+        variables=variables_of(parts),
     )

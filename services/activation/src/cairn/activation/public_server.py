@@ -124,7 +124,13 @@ class PublicServer:
         except web.HTTPException as refusal:
             response = refusal
             raise
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (
+            TimeoutError,
+            OSError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+        ) as error:
             if not is_unavailable(error):
                 log.error("public_request_failed", error=type(error).__name__)
             response = _busy()

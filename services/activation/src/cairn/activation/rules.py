@@ -1,7 +1,8 @@
 """Owns which rules hold for what leaves through a connection, and what they make of one delivery. Pure: all facts are arguments.
 
 People are written to under all of them. What writes to nobody (an audience, a webhook, a log) is under those that its own connection
-declares; and somebody is always removed from an audience, whatever the rules.
+declares. Consent and caps keep nobody in an audience: a removal is never refused. A paused journey holds it back only behind what waits
+before it, which it must not overtake; quiet hours hold it like all else.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -85,12 +86,14 @@ class Verdict:
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known of one delivery. `paused_us` is since when its journey is paused, None while it is not; `suppressions` are the
-    reasons of the rows for its address; `consent` is what its profile said, None when it said nothing.
+    reasons of the rows for its address; `consent` is what its profile said, None when it said nothing. `follows` says that something
+    of its profile on its connection was asked for earlier and does not leave before it.
     """
 
     paused_us: int | None
     suppressions: Collection[int]
     consent: bool | None
+    follows: bool = False
 
 
 def rules_of(connection: pb.Connection, policy: pb.SendingPolicy, *, writes_to_people: bool) -> Rules:
@@ -126,12 +129,12 @@ def judge(claim: Claim, rules: Rules, facts: Facts, tally: Tally, now: int) -> V
     """Why a delivery must not leave at `now` (microseconds since the epoch); None when it may, and then the tally has counted it."""
     journey = journey_of(claim.journey_version)
     verdict = (
-        _paused(facts, now)
+        _paused(claim, facts, now)
         or _suppressed(rules, facts)
-        or (None if _removes(claim) else _without_consent(rules, facts) or _over_a_cap(claim, rules, tally))
+        or (None if removes(claim) else _without_consent(rules, facts) or _over_a_cap(claim, rules, tally))
         or _in_quiet_hours(claim, rules, now)
     )
-    if verdict is None and not _removes(claim):
+    if verdict is None and not removes(claim):
         tally.let_through(claim.profile_id, journey)
     return verdict
 
@@ -153,13 +156,17 @@ def _caps(messages: Sequence[pb.FrequencyCap], scope: Scope) -> list[Cap]:
     return [Cap(scope, each.count, from_duration(each.period)) for each in messages]
 
 
-def _removes(claim: Claim) -> bool:
+def removes(claim: Claim) -> bool:
+    """Whether it takes somebody out of an audience."""
     return claim.action == journey_pb2.AUDIENCE_ACTION_REMOVE
 
 
-def _paused(facts: Facts, now: int) -> Verdict | None:
-    """Looked at again after as long as the pause has lasted already, within bounds: the resume itself wakes what it held."""
-    if facts.paused_us is None:
+def _paused(claim: Claim, facts: Facts, now: int) -> Verdict | None:
+    """Looked at again after as long as the pause has lasted already, within bounds: the resume itself wakes what it held.
+
+    A removal is no message, so it passes; not where it would overtake an addition that waits, which would then come last.
+    """
+    if facts.paused_us is None or (removes(claim) and not facts.follows):
         return None
     hold_us = min(max(now - facts.paused_us, _SHORTEST_HOLD_US), _LONGEST_HOLD_US)
     return _held(Reason.PAUSED, PAUSED_DETAIL, now + hold_us)

@@ -1,5 +1,6 @@
 """Owns the way from a secret's name to its value. Refuses to keep, log or return one to a caller."""
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -18,16 +19,15 @@ class Secrets:
         self._folder = folder
 
     def read(self, name: str) -> str:
-        """The secret's value; MissingSecretError when there is none."""
+        """The secret's value; MissingSecretError when there is none. An empty one is none: anybody could sign with it."""
         if not NAME.fullmatch(name):
             raise MissingSecretError("the name of a secret is lower-case letters, digits and dashes")
+        value = ""
         if self._folder is not None:
-            try:
-                return (self._folder / name).read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError):
-                pass
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                value = (self._folder / name).read_text(encoding="utf-8").strip()
         variable = f"CAIRN_SECRET_{name.upper().replace('-', '_')}"
-        value = os.environ.get(variable, "")
+        value = value or os.environ.get(variable, "")
         if not value:
             raise MissingSecretError(
                 f"the secret `{name}` is missing: write the file `{name}` in the folder of "

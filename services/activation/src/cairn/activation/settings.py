@@ -40,7 +40,10 @@ class ActivationSettings(ServiceSettings):
         description="Longest pause after the first failed attempt, in seconds; four times as long after each other.",
     )
     retry_cap_seconds: float = Field(
-        3600.0, gt=0, le=86400, description="Longest pause between two attempts, in seconds."
+        3600.0,
+        gt=0,
+        le=86400,
+        description="Longest pause between two attempts, in seconds; a destination may ask for up to a day.",
     )
     sweep_seconds: float = Field(
         2.0,

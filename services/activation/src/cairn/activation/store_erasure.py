@@ -3,8 +3,10 @@
 A row is left alone while it is SENDING, or locked by whoever works on it: it is found again when that has ended.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import msgspec
 
 from cairn.activation.ledger import State
 from cairn.activation.store import HOW_MANY, Database, and_tell
@@ -89,6 +91,11 @@ class Trace:
     connection: str
     context: bytes
     pseudonym: str
+    profile_id: str
+    action: int
+    sequence: int
+    tried: bool
+    """Whether it may have been handed to its destination at least once."""
 
 
 _OF_THE_ERASED = """
@@ -97,7 +104,8 @@ JOIN deliveries d ON d.profile_id = e.profile_id AND d.request_time <= e.erase_t
 WHERE d.bucket = $1
 """
 _TAKE_TRACES = f"""
-SELECT d.activation_id, d.request_time, d.state, d.connection, d.context, e.pseudonym
+SELECT d.activation_id, d.request_time, d.state, d.connection, d.context, e.pseudonym, d.profile_id, d.action, d.sequence,
+    d.attempts > (d.state IN ({int(State.LEASED)}, {int(State.REFUSED)}))::integer OR cardinality(d.history) > 0 AS tried
 {_OF_THE_ERASED} AND d.state <> {int(State.SENDING)}
 LIMIT $5 FOR UPDATE OF d SKIP LOCKED
 """
@@ -117,6 +125,10 @@ async def take_traces(
             connection=row["connection"],
             context=row["context"],
             pseudonym=row["pseudonym"],
+            profile_id=row["profile_id"],
+            action=row["action"],
+            sequence=row["sequence"],
+            tried=row["tried"],
         )
         for row in rows
     ]
@@ -182,6 +194,39 @@ class Removal:
     connection: str
     pseudonym: str
     identifiers: str
+
+
+_SUPPOSE_MEMBERS = """
+INSERT INTO members (bucket, connection, profile_id, present, identifiers, activation_id, sequence, update_time)
+SELECT $1, n.connection, n.profile_id, true, n.identifiers, n.activation_id, n.sequence, $2::timestamptz
+FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[])
+    AS n(connection, profile_id, identifiers, activation_id, sequence)
+ORDER BY n.profile_id, n.connection
+ON CONFLICT (bucket, profile_id, connection) DO UPDATE SET present = true, identifiers = excluded.identifiers,
+    activation_id = excluded.activation_id, sequence = excluded.sequence, update_time = excluded.update_time
+WHERE NOT members.present
+"""
+
+
+async def suppose_members(
+    database: Database, bucket: int, added: Sequence[tuple[Trace, Mapping[str, str]]], now: int
+) -> None:
+    """Takes those for members whom an audience may hold by what these deliveries gave it, unless it is known what it holds of them."""
+    last = {
+        (trace.profile_id, trace.connection): (trace, identifiers)
+        for trace, identifiers in sorted(added, key=lambda each: each[0].sequence)
+    }
+    if last:
+        await database.execute(
+            _SUPPOSE_MEMBERS,
+            bucket,
+            to_datetime(now),
+            [trace.connection for trace, _ in last.values()],
+            [trace.profile_id for trace, _ in last.values()],
+            [msgspec.json.encode(identifiers).decode() for _, identifiers in last.values()],
+            [trace.activation_id for trace, _ in last.values()],
+            [trace.sequence for trace, _ in last.values()],
+        )
 
 
 # A membership that a new profile of the same name asked for is that one's own: its activation still names it.

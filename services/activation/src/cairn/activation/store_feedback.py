@@ -12,13 +12,20 @@ from cairn.runtime.clock import from_datetime, to_datetime
 WINDOW_US = 35 * 86_400_000_000
 """How old a delivery may be that something is told of, in microseconds: it bounds the days that are searched."""
 
+DROPPED = "dropped"
+"""How the detail of feedback begins that says that its destination did not try; only our own readers of feedback write it so."""
+
 MOST_READ = 100
 """Most feedback that is shown with a delivery."""
 
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """Something that a destination told; `kind` is the contract's number, `connection` an id or "", `address` never stored."""
+    """Something that a destination told; `kind` is the contract's number, `connection` an id or "", `address` never stored.
+
+    `dropped` (not stored either, but then `detail` begins with `DROPPED`): it did not even try to deliver, whatever the reason is that
+    `kind` tells.
+    """
 
     provider: str
     event_id: str
@@ -28,6 +35,7 @@ class Feedback:
     connection: str
     occur_us: int
     detail: str
+    dropped: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -151,6 +159,26 @@ async def resolve(
         writer,
     )
     return int(count)
+
+
+_TOLD_OF = """
+SELECT activation_id, provider, kind, detail FROM feedback WHERE bucket = $1 AND activation_id = ANY($2::text[]) AND activation_id <> ''
+"""
+
+
+class Told(NamedTuple):
+    """As much of feedback as tells what became of a delivery."""
+
+    activation_id: str
+    provider: str
+    kind: int
+    detail: str
+
+
+async def told_of(database: Database, bucket: int, activation_ids: Sequence[str]) -> list[Told]:
+    """What was told of these deliveries."""
+    rows = await database.fetch(_TOLD_OF, bucket, list(activation_ids))
+    return [Told(row["activation_id"], row["provider"], row["kind"], row["detail"]) for row in rows]
 
 
 _READ = """

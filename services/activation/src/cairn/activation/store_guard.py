@@ -91,6 +91,33 @@ async def recent_sends(
     ]
 
 
+_FIRST_OPEN = """
+SELECT d.profile_id, min(d.sequence) AS sequence FROM deliveries d
+WHERE d.bucket = $1 AND d.profile_id = ANY($2::text[]) AND d.connection = $3 AND d.request_time >= $4 AND d.state <= 3
+  AND NOT d.activation_id = ANY($5::text[])
+GROUP BY d.profile_id
+"""
+
+
+async def first_open(
+    database: Database,
+    bucket: int,
+    profiles: Sequence[str],
+    connection: str,
+    *,
+    floor_us: int,
+    besides: Sequence[str],
+) -> Mapping[str, int]:
+    """The place in the order of acceptance of the first delivery of each profile on a connection that is not done, if there is one.
+
+    Left out are the activations `besides`; nothing that is open was requested before `floor_us`.
+    """
+    rows = await database.fetch(
+        _FIRST_OPEN, bucket, profiles, connection, to_datetime(floor_us), list(besides)
+    )
+    return {row["profile_id"]: row["sequence"] for row in rows}
+
+
 # Mail that nobody unsubscribes from is free of the caps, so it does not count for them either.
 _WRITING_CONNECTIONS = """
 SELECT id, coalesce(body->'plugin'->>'channel', '') AS plugin FROM resources

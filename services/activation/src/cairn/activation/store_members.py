@@ -40,7 +40,7 @@ _FORGET_MEMBERS = "DELETE FROM members WHERE bucket = $1 AND connection = $2 AND
 async def write_members(
     database: Database, bucket: int, connection: str, taken: Sequence[tuple[Claim, Member]], now: int
 ) -> None:
-    """Writes down what a connection's platform took of a batch, in its order, in one statement (and one for those who were erased).
+    """Writes down what a connection's platform took of a batch, in its order, in one statement (and two for those who were erased).
 
     To be called in the transaction that writes the results. Erased people whom an audience let go are forgotten.
     """

@@ -6,6 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 import msgspec
 
@@ -122,12 +123,15 @@ def noted(entry: str) -> str:
     return _NOTE.format(entry=entry)
 
 
+# A hold is no try: it gives its attempt back. Said again in the same words, as of a journey that is paused for weeks, it makes no new
+# entry, which would push the tries out.
+_ENTRY = "CASE WHEN r.attempts < d.attempts AND r.detail = d.detail THEN '' ELSE r.entry END"
 _WRITE_RESULTS = and_tell(
     f"""
 UPDATE deliveries d SET state = r.state, state_time = $3, next_attempt_time = r.next_attempt_time,
     attempts = r.attempts, detail = r.detail, external_id = r.external_id, holder = 0,
     template_version = CASE WHEN r.template_version > 0 THEN r.template_version ELSE d.template_version END,
-    history = {noted("r.entry")}
+    history = {noted(_ENTRY)}
 FROM unnest($4::text[], $5::timestamptz[], $6::smallint[], $7::timestamptz[], $8::integer[], $9::text[], $10::text[],
     $11::integer[], $12::text[])
     AS r(activation_id, request_time, state, next_attempt_time, attempts, detail, external_id, template_version, entry)
@@ -221,8 +225,19 @@ RETURNING d.activation_id, d.request_time, d.state
 """,  # noqa: S608 - made of constants
     sequence="$6",
     writer="$2",
-    answer="SELECT state, count(*) AS rows FROM changed GROUP BY state",
+    answer="""
+SELECT state, count(*) AS rows, array_agg(activation_id) FILTER (WHERE state = 7) AS ids,
+    array_agg(request_time) FILTER (WHERE state = 7) AS times
+FROM changed GROUP BY state
+""",
 )
+
+
+class Adopted(NamedTuple):
+    """How many rows came to each state, and those that are UNKNOWN: activation and request time."""
+
+    states: dict[State, int]
+    unknown: list[tuple[str, int]]
 
 
 async def adopt(
@@ -234,16 +249,21 @@ async def adopt(
     detail: str,
     sequence: int,
     now: int,
-) -> dict[State, int]:
+) -> Adopted:
     """Settles what other holders left behind: LEASED is PENDING again; SENDING too on a `repeatable` connection, else UNKNOWN.
 
-    What is PENDING again keeps its place in the order. Returns how many came to each state.
+    What is PENDING again keeps its place in the order.
     """
     entry = write_attempt(Attempt(now, State.PENDING, detail))
     rows = await database.fetch(
         _ADOPT, bucket, holder, to_datetime(now), list(repeatable), detail, sequence, entry
     )
-    return {State(row["state"]): row["rows"] for row in rows}
+    unknown = [
+        (id_, from_datetime(time))
+        for row in rows
+        for id_, time in zip(row["ids"] or (), row["times"] or (), strict=True)
+    ]
+    return Adopted({State(row["state"]): row["rows"] for row in rows}, unknown)
 
 
 # A walk from one connection's name to the next: its cost is the number of connections, not of rows.

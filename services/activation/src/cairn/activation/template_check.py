@@ -105,10 +105,11 @@ def _constant(arguments: list[nodes.Expr], place: int | None) -> str | None:
 
 
 def _unknown_roots(tree: nodes.Template) -> Iterator[tuple[int, str]]:
-    unknown = meta.find_undeclared_variables(tree) - set(ROOTS)
-    for name in sorted(unknown):
-        line = min((n.lineno for n in tree.find_all(nodes.Name) if n.name == name), default=1)
-        yield line, f"there is no variable `{name[:50]}`; there are {', '.join(ROOTS)}"
+    lines: dict[str, int] = {}
+    for node in tree.find_all(nodes.Name):
+        lines[node.name] = min(lines.get(node.name, node.lineno), node.lineno)
+    for name in sorted(meta.find_undeclared_variables(tree) - set(ROOTS)):
+        yield lines.get(name, 1), f"there is no variable `{name[:50]}`; there are {', '.join(ROOTS)}"
 
 
 def _unknown_fields(tree: nodes.Template) -> Iterator[tuple[int, str]]:

@@ -4,6 +4,7 @@ What takes time or memory is paid for before it is done: each round, call and fi
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,11 +26,13 @@ _MAX_REPEATED = 100_000
 _MAX_NUMBER_BITS = 4096
 _MAX_WIDTH = 1_000
 _MAX_AFFIX = 100
-_CONTAINERS = (list, tuple, dict, KeysView, ValuesView, ItemsView)
+_NUMBER_CHARS = 24
+_CONTAINERS = (list, tuple, dict, set, KeysView, ValuesView, ItemsView)
 
 # What could be wide comes from a format: `%1000000000d`, `%*d`, `{:1000000000}`, `{:{width}}`.
 _WIDE_PERCENT = re.compile(r"%(\([^)]*\))?[-#0 +.\d]*(\d{4}|\*)")
 _WIDE_BRACES = re.compile(r"\{[^{}]*:[^{}]*(\d{4}|\{)")
+_KEY = re.compile(r"%\(([^)]*)\)")
 
 
 class _Budget:
@@ -139,8 +142,8 @@ def _elements(container: Any) -> int:
 
 
 def check_operation(operator: str, left: Any, right: Any) -> None:
-    """Pays for `+`, `*`, `**` or `%`, whose result can be far larger than what it is made from."""
-    if operator == "+":
+    """Pays for `+`, `-` (of keys), `*`, `**` or `%`, whose result can be far larger than what it is made from."""
+    if operator in ("+", "-"):
         weigh(left)
         weigh(right)
         return
@@ -148,6 +151,8 @@ def check_operation(operator: str, left: Any, right: Any) -> None:
         weigh(left)
         weigh(right)
         check_format(left)
+        if isinstance(left, str) and isinstance(right, dict):
+            _check_named(left, right)
         return
     sizes = [len(x) if isinstance(x, (str, list, tuple)) else 0 for x in (left, right)]
     numbers = [abs(x) if isinstance(x, (int, float)) else 1 for x in (left, right)]
@@ -167,7 +172,7 @@ def check_method(text: str, method: str, args: tuple[Any, ...]) -> None:
         _check_joined(text, args[0])
 
 
-def check_format(value: Any, _args: object = None, _kwargs: object = None) -> None:
+def check_format(value: Any) -> None:
     """Refuses a format whose widths make much out of nothing."""
     if isinstance(value, str) and _WIDE_PERCENT.search(value):
         raise SecurityError("a format is too wide")
@@ -177,6 +182,45 @@ def check_braces(text: str) -> None:
     """As `check_format`, for `str.format`."""
     if _WIDE_BRACES.search(text):
         raise SecurityError("a format is too wide")
+
+
+def check_fields(text: str, values: Iterable[Any]) -> None:
+    """Refuses a format for `str.format` that would come to too much if each of its fields were the longest of the values."""
+    if text.count("{") * max(map(_characters, values), default=0) > MAX_VALUE_CHARS:
+        raise SecurityError("a text is too long")
+
+
+def _check_format_filter(value: Any, _args: object, kwargs: Mapping[str, Any]) -> None:
+    check_format(value)
+    if isinstance(value, str) and kwargs:
+        _check_named(value, kwargs)
+
+
+def _check_named(text: str, values: Mapping[Any, Any]) -> None:
+    """Refuses a `%` format that names values, each perhaps many times, and comes to too much."""
+    if text.count("%") * max(map(_characters, values.values()), default=0) <= MAX_VALUE_CHARS:
+        return
+    keys = Counter(_KEY.findall(text))
+    size = sum(count * _characters(values.get(key)) for key, count in keys.items())
+    if size > MAX_VALUE_CHARS or any("(" in key for key in keys):
+        raise SecurityError("a text is too long")
+
+
+def _characters(value: Any) -> int:
+    """About how many characters a value that was weighed has as text; counted no further than a text may be long."""
+    size, stack = 0, [value]
+    while stack and size <= MAX_VALUE_CHARS:
+        part = stack.pop()
+        if isinstance(part, str):
+            size += len(part)
+            continue
+        size += _NUMBER_CHARS
+        if isinstance(part, dict):
+            stack += part.keys()
+            stack += part.values()
+        elif isinstance(part, _CONTAINERS):
+            stack += part
+    return size
 
 
 def _check_replace(value: Any, args: tuple[Any, ...], _kwargs: Mapping[str, Any]) -> None:
@@ -230,7 +274,7 @@ CHARACTER_FILTERS = frozenset(
 FILTER_CHECKS: Mapping[str, Callable[[Any, tuple[Any, ...], Mapping[str, Any]], None]] = {
     "batch": _check_width,
     "center": _check_width,
-    "format": check_format,
+    "format": _check_format_filter,
     "indent": _check_width,
     "join": _check_join,
     "replace": _check_replace,

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from cairn.activation import template_limits as limits
 
 _COUNTED, _PAID, _WEIGHED = "cairn_counted", "cairn_paid", "cairn_weighed"
-_SHOWN, _JOINED = "cairn_shown", "cairn_joined"
+_SHOWN, _JOINED, _ITEM = "cairn_shown", "cairn_joined", "cairn_item"
 _NODES_A_STEP = 16
 
 _METHODS: Mapping[type, frozenset[str]] = {
@@ -27,6 +27,10 @@ _METHODS: Mapping[type, frozenset[str]] = {
     int: frozenset(),
     bool: frozenset(),
     float: frozenset({"is_integer"}),
+    set: frozenset(),
+    type({}.keys()): frozenset(),
+    type({}.values()): frozenset(),
+    type({}.items()): frozenset(),
 }
 _TEXT_METHODS = frozenset(
     """capitalize casefold count endswith find format format_map index isalnum isalpha isascii isdecimal isdigit islower isnumeric
@@ -59,6 +63,8 @@ def _counted(_context: Context, values: Iterable[Any]) -> Iterable[Any]:
 
 @jinja2.pass_context
 def _pay(_context: Context, steps: int) -> None:
+    if type(steps) is not int or steps < 0:  # a template can write the name of this filter as well
+        raise SecurityError("nothing is given back")
     limits.take(steps)
 
 
@@ -96,6 +102,14 @@ def _joined(context: Context, values: list[Any]) -> str:
 
 
 @jinja2.pass_context
+def _item(context: Context, value: Any, key: Any, name: str) -> Any:
+    """What stands under a computed key. The key is a value: where there is nothing, it is not told, but how it was computed."""
+    limits.weigh(key)
+    found = context.environment.getitem(value, key)
+    return context.environment.undefined(name=name) if isinstance(found, Undefined) else found
+
+
+@jinja2.pass_context
 def _or_default(_context: Context, value: Any, default_value: Any = "", boolean: bool = False) -> Any:
     """As Jinja2's `default`, but what is null is missing too."""
     if value is None or isinstance(value, Undefined) or (boolean and not value):
@@ -106,7 +120,7 @@ def _or_default(_context: Context, value: Any, default_value: Any = "", boolean:
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment of templates: nothing is loaded, nothing is changed, nothing goes on for long."""
 
-    intercepted_binops = frozenset({"*", "**", "+", "%"})
+    intercepted_binops = frozenset({"*", "**", "+", "-", "%"})
 
     def __init__(self, *, autoescape: bool) -> None:
         super().__init__(autoescape=autoescape, undefined=Missing, keep_trailing_newline=True)
@@ -122,6 +136,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             _WEIGHED: _weighed,
             _SHOWN: _shown,
             _JOINED: _joined,
+            _ITEM: _item,
         }
 
     def read(self, source: str) -> nodes.Template:
@@ -151,11 +166,18 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return super().is_safe_attribute(obj, attr, value) if known is None else attr in known
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """As in the sandbox of Jinja2, but for widths."""
+        """As in the sandbox of Jinja2, but for widths, and for what it comes to."""
         wrapped = super().wrap_str_format(value)
-        if wrapped is not None:
-            limits.check_braces(value.__self__)
-        return wrapped
+        if wrapped is None:
+            return None
+        text: str = value.__self__
+        limits.check_braces(text)
+
+        def checked(*args: Any, **kwargs: Any) -> str:
+            limits.check_fields(text, (*args, *kwargs.values()))
+            return wrapped(*args, **kwargs)
+
+        return checked
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - as the sandbox has it
         limits.take(1)
@@ -198,12 +220,24 @@ class _Paying(NodeTransformer):
         for operand in node.ops:
             if not isinstance(operand.expr, nodes.Const):
                 operand.expr = _filtered(operand.expr, _WEIGHED)
+        if node.ops[0].op in ("in", "notin"):
+            # It is hashed, however deep it is.
+            node.expr = _filtered(node.expr, _WEIGHED)
+        return node
+
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:  # noqa: N802 - the node's name
+        self.generic_visit(node)
+        if not isinstance(node.key, nodes.Const):
+            node.key = _filtered(node.key, _WEIGHED)
         return node
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802 - the node's name
+        name = f"{path_of(node.node)}[{path_of(node.arg) or '…'}]"
         self.generic_visit(node)
         if isinstance(node.arg, nodes.Slice):
             node.node = _filtered(node.node, _WEIGHED)
+        elif not isinstance(node.arg, nodes.Const):
+            return _filtered(node.node, _ITEM, node.arg, nodes.Const(name, lineno=node.lineno))
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - the node's name

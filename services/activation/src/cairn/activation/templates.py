@@ -49,13 +49,19 @@ class Message:
 
 
 class CompiledTemplate:
-    """A template that is ready to be rendered many times; `version` counts its changes, 0 when it is not saved."""
+    """A template that is ready to be rendered many times; `version` counts its changes, 0 when it is not saved.
+
+    TemplateError when it can't be compiled.
+    """
 
     def __init__(self, subject: str, text: str, html: str, version: int = 0) -> None:
         self.version = version
-        self._parts = {"subject": PLAIN.from_string(subject), "text": PLAIN.from_string(text)}
+        self._parts = {
+            "subject": _compile(PLAIN, "subject", subject),
+            "text": _compile(PLAIN, "text", text),
+        }
         if html:
-            self._parts["html"] = HTML.from_string(html)
+            self._parts["html"] = _compile(HTML, "html", html)
 
     def render(self, variables: Mapping[str, Any]) -> Message:
         """The message for these variables; TemplateError when there can be none."""
@@ -74,9 +80,32 @@ class CompiledTemplate:
         return found
 
 
+class BrokenTemplate(CompiledTemplate):
+    """A template that a release before took and this one can't compile: there is no message of it, and the error says why."""
+
+    def __init__(self, error: TemplateError, version: int) -> None:
+        self.version = version
+        self._error = error
+
+    def render(self, variables: Mapping[str, Any]) -> Message:
+        raise TemplateError(self._error.part, self._error.reason)
+
+    def problems(self, variables: Mapping[str, Any]) -> list[TemplateError]:
+        return [self._error]
+
+
 def with_roots(context: Mapping[str, Any], unsubscribe_url: str) -> dict[str, Any]:
     """The variables of a template for an activation's context."""
     return {"profile": {}, "entry": {}, "event": {}, **context, "unsubscribe_url": unsubscribe_url}
+
+
+def _compile(environment: Sandbox, part: str, source: str) -> jinja2.Template:
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise TemplateError(part, f"the template can't be compiled: {error.message}") from None
+    except Exception as error:  # noqa: BLE001 - Python's own compiler refuses some of what Jinja2 lets through
+        raise TemplateError(part, f"the template can't be compiled ({type(error).__name__})") from None
 
 
 def _render(template: jinja2.Template, part: str, known: dict[str, Any]) -> str:

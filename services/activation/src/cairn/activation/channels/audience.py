@@ -36,6 +36,7 @@ _MOST_ANSWER_BYTES = 4 * 1024 * 1024
 _MOST_EXTRA_CALLS = 40
 """By which a batch looks for those in it who are refused: with 10,000 people in a call there are 28 to be made for one of them."""
 _WAITS = retry("waits for an earlier change of the audience")
+_WAITS_FOR_PLATFORM = down(_WAITS.detail)
 _REMOVES: Mapping[int, bool] = MappingProxyType(
     {journey_pb2.AUDIENCE_ACTION_ADD: False, journey_pb2.AUDIENCE_ACTION_REMOVE: True}
 )
@@ -95,6 +96,8 @@ class Platform(Protocol):
 
     limits: Limits
     normalizer: Normalizer
+    url: str
+    """Where its calls go."""
 
     async def open(self) -> None:
         """Gets what calls need beforehand; NotLetInError or MissingSecretError when it can't be had."""
@@ -166,6 +169,14 @@ class AudienceChannel:
         except (NotLetInError, MissingSecretError) as error:
             raise UnreachableError(str(error)) from None
 
+    async def probe(self) -> str:
+        await self.open()
+        answer = await self._client.call("HEAD", self._platform.url)
+        if isinstance(answer, Outcome):
+            raise UnreachableError(answer.detail)
+        # What would tell more needs further rights, or changes the audience.
+        return f"the ad platform can be reached (HTTP {answer.status}); whether it lets us in shows with the first person"
+
     async def send(self, prepared: Sequence[Row]) -> list[Outcome]:
         batch = _Batch(prepared, [_WAITS] * len(prepared))
         late: set[str] = set()
@@ -173,7 +184,7 @@ class AudienceChannel:
             # Nobody's change may overtake an earlier one of theirs.
             turn = [place for place in places if prepared[place].person not in late] if late else places
             if turn and not await self._deliver(batch, turn):
-                break
+                return _told_of_trouble(batch.outcomes)
             late.update(prepared[place].person for place in turn if batch.outcomes[place].fate is Fate.RETRY)
         return batch.outcomes
 
@@ -280,6 +291,13 @@ def rounds(rows: Sequence[Row], limits: Limits) -> list[list[int]]:
         for group in pair
         for start in range(0, len(group), size)
     ]
+
+
+def _told_of_trouble(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The outcomes of a batch that ended early: when the platform is in trouble, those who only wait are no sign that it works."""
+    if not any(outcome.down for outcome in outcomes):
+        return list(outcomes)
+    return [_WAITS_FOR_PLATFORM if outcome is _WAITS else outcome for outcome in outcomes]
 
 
 @dataclass(slots=True)

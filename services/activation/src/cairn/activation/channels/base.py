@@ -142,3 +142,8 @@ def attribute(variables: Mapping[str, Any], name: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         return ""
     return str(value)
+
+
+def whole_text(text: str) -> str:
+    """Text that JSON can carry: a template can make half of a character, which stands for none."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Sequence
 
-from cairn.activation.channels.addresses import IpNetwork
+from yarl import URL
+
+from cairn.activation.channels.addresses import MAX_URL_CHARS, IpNetwork
 from cairn.activation.secrets import MissingSecretError, Secrets
 from cairn.activation.wire import parse_id
 from cairn.runtime.auth import is_loopback
@@ -64,12 +66,11 @@ class Findings:
         """It has to be where an API is, or empty: https, or http on this machine's loopback."""
         if not url:
             return
-        if not _URL.fullmatch(url):
+        host = _host_of(url) if len(url) <= MAX_URL_CHARS and _URL.fullmatch(url) else ""
+        if not host:
             self.add(field, "is an http or https address, with the API's version where it has one")
-        elif url.startswith("http://"):
-            host = url.removeprefix("http://").partition("/")[0]
-            if not is_loopback(host.rpartition(":")[0] if host.rpartition(":")[1] else host):
-                self.add(field, "would send secrets in the clear; use https")
+        elif url.startswith("http://") and not is_loopback(host):
+            self.add(field, "would send secrets in the clear; use https")
 
     def identifiers(self, field: str, chosen: dict[str, str], known: frozenset[str]) -> None:
         """Each has to be an identifier that the platform knows, and name an attribute of the profile."""
@@ -84,3 +85,12 @@ class Findings:
         """It has to be a number of things that go side by side; 0 is the default."""
         if not 0 <= size <= most:
             self.add(field, f"is {size}; 1 to {most} go side by side")
+
+
+def _host_of(url: str) -> str:
+    """The host of an address as the client reads it; "" when it can make no sense of it, or of its port."""
+    try:
+        read = URL(url)
+        return (read.host or "") if read.port else ""
+    except ValueError:
+        return ""

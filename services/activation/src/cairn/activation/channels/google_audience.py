@@ -62,7 +62,7 @@ class GoogleAudience:
     def __init__(self, whole: pb.Connection, tokens: AccessTokens) -> None:
         connection = whole.google_audience
         base = (connection.base_url or DEFAULT_BASE_URL).rstrip("/")
-        self._url = f"{base}/audienceMembers"
+        self.url = f"{base}/audienceMembers"
         self._tokens = tokens
         destination = {
             "operatingAccount": _account(connection.account_id),
@@ -101,7 +101,7 @@ class GoogleAudience:
         ]
         return Call(
             "POST",
-            f"{self._url}:{'remove' if remove else 'ingest'}",
+            f"{self.url}:{'remove' if remove else 'ingest'}",
             {"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
             msgspec.json.encode({**(self._remove if remove else self._ingest), "audienceMembers": members}),
         )

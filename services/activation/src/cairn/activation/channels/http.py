@@ -30,16 +30,13 @@ from yarl import URL
 
 from cairn.activation.channels.addresses import IpAddress
 from cairn.activation.channels.base import down, failed, retry
-from cairn.activation.ledger import Fate, Guarantee, Outcome
+from cairn.activation.ledger import LONGEST_ASKED_US, Fate, Guarantee, Outcome
 from cairn.runtime.clock import now_us
 
 T = TypeVar("T")
 
 MAX_ANSWER_BYTES = 64 * 1024
 """The most that is read of an answer where a channel wants no more; the rest is cut off with its connection."""
-
-LONGEST_PAUSE_US = 86_400_000_000
-"""The longest pause that a destination can ask for, a day in microseconds."""
 
 # Servers hang up on a connection that is quiet, some of them (Node.js) after five seconds; a request that crosses that is lost
 # without a word, so that nobody knows whether it arrived. Ours goes first.
@@ -87,7 +84,7 @@ class Answer:
 
 def bounded_pause_us(pause_us: int) -> int:
     """A pause that a destination asked for, as far as it is obeyed: neither negative nor longer than a day."""
-    return min(max(pause_us, 0), LONGEST_PAUSE_US)
+    return min(max(pause_us, 0), LONGEST_ASKED_US)
 
 
 class HttpClient:

@@ -54,7 +54,7 @@ class LinkedinAudience:
 
     def __init__(self, connection: pb.LinkedinAudienceConnection, secrets: Secrets) -> None:
         base = (connection.base_url or DEFAULT_BASE_URL).rstrip("/")
-        self._url = f"{base}/dmpSegments/{connection.segment_id}/users"
+        self.url = f"{base}/dmpSegments/{connection.segment_id}/users"
         self._version = connection.api_version or DEFAULT_API_VERSION
         self._token_secret = connection.access_token_secret
         self._secrets = secrets
@@ -81,7 +81,7 @@ class LinkedinAudience:
             "X-Restli-Protocol-Version": _PROTOCOL_VERSION,
             "X-RestLi-Method": "BATCH_CREATE",
         }
-        return Call("POST", self._url, headers, msgspec.json.encode({"elements": elements}))
+        return Call("POST", self.url, headers, msgspec.json.encode({"elements": elements}))
 
     def read(self, schema: Sequence[str], rows: Sequence[Row], answer: Answer, now: int) -> Verdict:
         body = answer.json()

@@ -17,7 +17,6 @@ _LOCAL = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*"
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _ADDRESS = re.compile(rf"{_LOCAL}@{_LABEL}(\.{_LABEL})*")
 _LONGEST_LINE = 900
-_ADDRESS_IN_TEXT = re.compile(r"\S*@\S*")
 _ASCII = bytes(range(127))
 _PLAIN_PART = 'Content-Type: text/plain; charset="utf-8"\r\nContent-Transfer-Encoding: '
 _HTML_PART = 'Content-Type: text/html; charset="utf-8"\r\nContent-Transfer-Encoding: '
@@ -39,7 +38,8 @@ class Sender:
 def parse_address(text: str) -> str:
     """A bare address in ASCII, an international domain in its ASCII form; "" when it is none."""
     local, at, domain = text.strip().rpartition("@")
-    if not at:
+    # The codec for international domains takes minutes for a very long one.
+    if not at or len(domain) > MAX_ADDRESS_CHARS:
         return ""
     if not domain.isascii():
         try:
@@ -124,8 +124,12 @@ def assemble(headers: Mapping[str, str], body: bytes) -> bytes:
 
 
 def without_addresses(answer: str) -> str:
-    """A server's answer without what may be a person's address, in one line of at most 200 characters."""
-    return _ADDRESS_IN_TEXT.sub("<address>", " ".join(answer.split()))[:200]
+    """A server's answer without what may be a person's address, in one line of at most 200 characters.
+
+    What is no UTF-8 in it (the client library hands it on as surrogates) is replaced: a contract's text can't hold it.
+    """
+    words = answer.encode("utf-8", "replace").decode().split()
+    return " ".join("<address>" if "@" in word else word for word in words)[:200]
 
 
 @lru_cache(maxsize=4)

@@ -58,7 +58,7 @@ class MetaAudience:
 
     def __init__(self, connection: pb.MetaAudienceConnection, secrets: Secrets) -> None:
         base = (connection.base_url or DEFAULT_BASE_URL).rstrip("/")
-        self._url = f"{base}/{connection.audience_id}/users"
+        self.url = f"{base}/{connection.audience_id}/users"
         self._token_secret = connection.access_token_secret
         self._app_secret = connection.app_secret_secret
         self._secrets = secrets
@@ -76,7 +76,7 @@ class MetaAudience:
         form["payload"] = {"schema": schema, "data": [row.values for row in rows]}
         return Call(
             "DELETE" if rows[0].remove else "POST",
-            self._url,
+            self.url,
             {"Content-Type": "application/json"},
             msgspec.json.encode(form),
         )
@@ -112,10 +112,11 @@ def _sampled(rows: Sequence[Row], samples: object) -> set[int]:
     """The places in a call that samples show: each has a row's value, or its place as the name of something that no row has."""
     if not isinstance(samples, dict):
         return set()
-    words = {str(word) for pair in samples.items() for word in pair}
-    places = {place for place, row in enumerate(rows) if not words.isdisjoint(row.values)}
-    if places:
-        return places
+    # Their values first: the names may be places, and a place may look like the id of somebody else.
+    for shown in (samples.values(), samples.keys()):
+        words = {str(word) for word in shown} - {""}  # which all have who lack an identifier
+        if places := {place for place, row in enumerate(rows) if not words.isdisjoint(row.values)}:
+            return places
     return {int(key) for key in samples if _DIGITS.fullmatch(key) and int(key) < len(rows)}
 
 

@@ -15,7 +15,15 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from cairn.activation import wire
-from cairn.activation.channels.base import ChannelKind, ChannelTools, Letter, UnreachableError, down, failed
+from cairn.activation.channels.base import (
+    ChannelKind,
+    ChannelTools,
+    Letter,
+    UnreachableError,
+    down,
+    failed,
+    whole_text,
+)
 from cairn.activation.channels.findings import Findings
 from cairn.activation.channels.http import Answer, HttpClient, bounded_pause_us, is_header_value
 from cairn.activation.channels.mail_api import MailApiChannel, check_common
@@ -65,14 +73,14 @@ class SendgridChannel(MailApiChannel):
 
     def render(self, message: Mail) -> bytes:
         words = message.message
-        parts = (("text/plain", words.text), ("text/html", words.html))
+        parts = (("text/plain", whole_text(words.text)), ("text/html", whole_text(words.html)))
         # They come back with every event, and find the delivery again.
         arguments = {"activation_id": message.activation_id, "connection": self._connection_id}
         return msgspec.json.encode(
             {
                 "personalizations": [{"to": [{"email": message.to}], "custom_args": arguments}],
                 "from": self._from,
-                "subject": words.subject,
+                "subject": whole_text(words.subject),
                 "content": [{"type": kind, "value": value} for kind, value in parts if value],
                 "headers": _headers(message),
             }

@@ -3,7 +3,7 @@
 Guarantee: at most once after the request was sent: SES has no key that would make a repetition harmless, so an answer that is missing or
 not SES' own leaves the message UNKNOWN. An error of SES itself says that nothing was sent ("if the call fails, Amazon SES returns an error
 message and does not send the email": https://docs.aws.amazon.com/ses/latest/dg/troubleshoot-error-messages.html), also with a status
-of 500 or 503, and AWS's own clients repeat those.
+of 500 or 503 where a header says that it is AWS's, and AWS's own clients repeat those.
 """
 
 import re
@@ -37,6 +37,7 @@ _TOPIC = re.compile(r"(arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]{1,2
 # https://docs.aws.amazon.com/ses/latest/APIReference-V2/API_MessageTag.html
 _TAG_VALUE = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _ERROR_NAME = re.compile(r"[A-Za-z]{1,80}")
+_ERROR_HEADER = "x-amzn-ErrorType"
 
 # The errors of https://docs.aws.amazon.com/ses/latest/APIReference-V2/API_SendEmail.html and CommonErrors.html, without a closing
 # `Exception`, which some have and some lack. What is about the account passes, or is mended by its owner: all messages wait.
@@ -143,7 +144,8 @@ def read_answer(answer: Answer, client: HttpClient, now: int) -> Outcome:
         if isinstance(message_id, str) and message_id:
             return Outcome(Fate.SENT, f"{_DESTINATION} took it", message_id[:200])
         return client.in_doubt(f"{_DESTINATION} answered HTTP {answer.status} without a MessageId")
-    if not name:
+    if not name or (_is_in_doubt(answer) and _ERROR_HEADER not in answer.headers):
+        # Others have a `code` in their body, too, and may have passed the message on.
         return _read_foreign(answer, client, now)
     detail = f"{_DESTINATION} answered {name} (HTTP {answer.status})"
     kind = name.removesuffix("Exception")
@@ -164,9 +166,14 @@ def read_answer(answer: Answer, client: HttpClient, now: int) -> Outcome:
 def _read_foreign(answer: Answer, client: HttpClient, now: int) -> Outcome:
     """What an error means that is not SES' own, such as a proxy's page: one that refuses a request does not pass it on."""
     detail = f"something other than {_DESTINATION} answered HTTP {answer.status}"
-    if answer.status >= 500 or answer.status == 408:
+    if _is_in_doubt(answer):
         return client.in_doubt(detail, answer.retry_after_us(now))
     return down(detail, answer.retry_after_us(now))
+
+
+def _is_in_doubt(answer: Answer) -> bool:
+    """Whether something before SES may have passed on what it answers so."""
+    return answer.status >= 500 or answer.status == 408
 
 
 def _error_name(answer: Answer, body: dict[str, object]) -> str:
@@ -174,7 +181,7 @@ def _error_name(answer: Answer, body: dict[str, object]) -> str:
 
     It stands in a header, with a colon and an address behind it, or in the body, with a namespace and a `#` before it.
     """
-    for value in (answer.headers.get("x-amzn-ErrorType"), body.get("__type"), body.get("code")):
+    for value in (answer.headers.get(_ERROR_HEADER), body.get("__type"), body.get("code")):
         name = value.partition(":")[0].rpartition("#")[2] if isinstance(value, str) else ""
         if _ERROR_NAME.fullmatch(name):
             return name

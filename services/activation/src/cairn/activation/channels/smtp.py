@@ -118,8 +118,7 @@ class SmtpChannel:
 
     async def close(self) -> None:
         idle, self._idle = self._idle, []
-        for client, _ in idle:
-            await _quit(client)
+        await asyncio.gather(*(_quit(client) for client, _ in idle))
 
     async def _work(self, batch: _Batch) -> None:
         """Hands over what waits, message by message over one connection, until there is none or no connection is to be had."""
@@ -250,6 +249,9 @@ class SmtpChannel:
         except (aiosmtplib.SMTPException, OSError, ValueError) as error:
             client.close()
             raise UnreachableError(f"the mail server does not answer ({type(error).__name__})") from None
+        except BaseException:
+            client.close()
+            raise
         return client
 
     def _keep(self, client: aiosmtplib.SMTP) -> None:

@@ -55,7 +55,7 @@ class TiktokAudience:
 
     def __init__(self, connection: pb.TiktokAudienceConnection, secrets: Secrets) -> None:
         base = (connection.base_url or DEFAULT_BASE_URL).rstrip("/")
-        self._url = f"{base}/segment/mapping/"
+        self.url = f"{base}/segment/mapping/"
         self._advertisers = [connection.advertiser_id]
         self._audiences = [connection.audience_id]
         self._token_secret = connection.access_token_secret
@@ -73,7 +73,7 @@ class TiktokAudience:
         }
         token = self._secrets.read(self._token_secret)
         headers = {"Access-Token": token, "Content-Type": "application/json"}
-        return Call("POST", self._url, headers, msgspec.json.encode(body))
+        return Call("POST", self.url, headers, msgspec.json.encode(body))
 
     def _id(self, value: str) -> dict[str, Any]:
         return {"id": value, "audience_ids": self._audiences} if value else {}

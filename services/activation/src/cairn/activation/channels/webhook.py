@@ -25,13 +25,14 @@ from cairn.activation.channels.base import (
     failed,
     read_context,
     retry,
+    whole_text,
 )
 from cairn.activation.channels.findings import Findings
 from cairn.activation.channels.http import Answer, HttpClient, call_each
 from cairn.activation.ledger import Fate, Guarantee, Outcome
 from cairn.activation.model import Claim, Member
 from cairn.activation.secrets import MissingSecretError
-from cairn.activation.templates import Message, TemplateError
+from cairn.activation.templates import Message, TemplateError, with_roots
 from cairn.api.activation.v1 import activation_pb2 as pb
 from cairn.runtime.clock import now_us, to_datetime
 
@@ -118,7 +119,7 @@ class WebhookChannel:
         message = None
         if letter.template is not None:
             try:
-                message = letter.template.render({"profile": {}, "entry": {}, "event": {}, **variables})
+                message = letter.template.render(with_roots(variables, unsubscribe_url=""))
             except TemplateError as error:
                 return failed(str(error))
         return Call(idempotency_key(letter.claim.activation_id), render_body(letter.claim, message))
@@ -195,7 +196,8 @@ def render_body(claim: Claim, message: Message | None) -> bytes:
         "context": msgspec.Raw(claim.context or b"{}"),
     }
     if message is not None:
-        body["message"] = {"subject": message.subject, "text": message.text, "html": message.html}
+        words = {"subject": message.subject, "text": message.text, "html": message.html}
+        body["message"] = {name: whole_text(text) for name, text in words.items()}
     return msgspec.json.encode(body)
 
 

@@ -31,6 +31,8 @@ class _JourneyTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JourneyTy
     """Not given: refused."""
     JOURNEY_TYPE_REAL_TIME: _JourneyType.ValueType  # 1
     """By events, changes of profiles and timers, within moments."""
+    JOURNEY_TYPE_BATCH: _JourneyType.ValueType  # 2
+    """By runs over an audience: neither events nor timers move it, and its criteria read no event."""
 
 class JourneyType(_JourneyType, metaclass=_JourneyTypeEnumTypeWrapper):
     """How a journey is moved."""
@@ -39,7 +41,33 @@ JOURNEY_TYPE_UNSPECIFIED: JourneyType.ValueType  # 0
 """Not given: refused."""
 JOURNEY_TYPE_REAL_TIME: JourneyType.ValueType  # 1
 """By events, changes of profiles and timers, within moments."""
+JOURNEY_TYPE_BATCH: JourneyType.ValueType  # 2
+"""By runs over an audience: neither events nor timers move it, and its criteria read no event."""
 Global___JourneyType: _TypeAlias = JourneyType  # noqa: Y015
+
+class _MissedRun:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MissedRunEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MissedRun.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MISSED_RUN_UNSPECIFIED: _MissedRun.ValueType  # 0
+    """Not given: taken as RUN_LATE."""
+    MISSED_RUN_RUN_LATE: _MissedRun.ValueType  # 1
+    """One run, late, for all that were missed."""
+    MISSED_RUN_SKIP: _MissedRun.ValueType  # 2
+    """None: the next one is at its own time."""
+
+class MissedRun(_MissedRun, metaclass=_MissedRunEnumTypeWrapper):
+    """What becomes of runs that were due while nobody could begin one."""
+
+MISSED_RUN_UNSPECIFIED: MissedRun.ValueType  # 0
+"""Not given: taken as RUN_LATE."""
+MISSED_RUN_RUN_LATE: MissedRun.ValueType  # 1
+"""One run, late, for all that were missed."""
+MISSED_RUN_SKIP: MissedRun.ValueType  # 2
+"""None: the next one is at its own time."""
+Global___MissedRun: _TypeAlias = MissedRun  # noqa: Y015
 
 class _JourneyState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -289,7 +317,8 @@ Global___AudienceAction: _TypeAlias = AudienceAction  # noqa: Y015
 class Journey(_message.Message):
     """One journey: finds people along the buying cycle and acts at the right moment.
 
-    At most 8 stages and 24 elements; the entry criteria, each milestone and each step count one.
+    At most 8 stages and 24 elements, in a BATCH journey 120 elements of which 70 in a stage; the entry criteria, each milestone and each
+    step count one.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -304,6 +333,9 @@ class Journey(_message.Message):
     STAGES_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
     TIME_ZONE_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
     LATEST_VERSION_FIELD_NUMBER: _builtins.int
@@ -313,7 +345,7 @@ class Journey(_message.Message):
     name: _builtins.str
     """Resource name, `journeys/{id}`; the id alone is taken too. An id matches `[a-z]([a-z0-9-]{0,61}[a-z0-9])?`. Required."""
     type: Global___JourneyType.ValueType
-    """How the journey is moved. Required; REAL_TIME is the one type there is so far."""
+    """How the journey is moved. Required."""
     skip_stages: _builtins.bool
     """Whether the milestone of a later stage moves a profile past the stages between. Default: true."""
     key: _builtins.str
@@ -322,6 +354,12 @@ class Journey(_message.Message):
     """
     time_zone: _builtins.str
     """The IANA time zone for profiles that have none, such as `Asia/Tokyo`. Default: UTC."""
+    audience: _builtins.str
+    """Of a BATCH journey, required there: CEL over `profile` and its behavior, such as `in_segment("vip") && profile.age >= 18`. Only who meets
+    it can enter; who is in the journey is moved by each run, whether it is still met or not.
+    """
+    rate: _builtins.str
+    """At most so many activations of a BATCH journey's run in a time: `10000/m`; the time is `s`, `m` or `h`. Default: as fast as it goes."""
     state: Global___JourneyState.ValueType
     """Output only. Where the journey is in its life."""
     etag: _builtins.str
@@ -349,6 +387,10 @@ class Journey(_message.Message):
         """The stages, in order: 1 to 8."""
 
     @_builtins.property
+    def schedule(self) -> Global___Schedule:
+        """When a BATCH journey runs. Without one it runs when it is asked to."""
+
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """Output only. When the journey was created."""
 
@@ -373,6 +415,9 @@ class Journey(_message.Message):
         stages: _abc.Iterable[Global___Stage] | None = ...,
         key: _builtins.str = ...,
         time_zone: _builtins.str = ...,
+        audience: _builtins.str = ...,
+        schedule: Global___Schedule | None = ...,
+        rate: _builtins.str = ...,
         state: Global___JourneyState.ValueType = ...,
         etag: _builtins.str = ...,
         latest_version: _builtins.int = ...,
@@ -380,15 +425,47 @@ class Journey(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         pause: Global___Pause | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_skip_stages", b"_skip_stages", "create_time", b"create_time", "goal", b"goal", "pause", b"pause", "purpose", b"purpose", "reentry", b"reentry", "skip_stages", b"skip_stages", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_skip_stages", b"_skip_stages", "create_time", b"create_time", "goal", b"goal", "pause", b"pause", "purpose", b"purpose", "reentry", b"reentry", "schedule", b"schedule", "skip_stages", b"skip_stages", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_skip_stages", b"_skip_stages", "create_time", b"create_time", "etag", b"etag", "exit_criteria", b"exit_criteria", "goal", b"goal", "key", b"key", "latest_version", b"latest_version", "name", b"name", "pause", b"pause", "purpose", b"purpose", "reentry", b"reentry", "skip_stages", b"skip_stages", "stages", b"stages", "state", b"state", "time_zone", b"time_zone", "type", b"type", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_skip_stages", b"_skip_stages", "audience", b"audience", "create_time", b"create_time", "etag", b"etag", "exit_criteria", b"exit_criteria", "goal", b"goal", "key", b"key", "latest_version", b"latest_version", "name", b"name", "pause", b"pause", "purpose", b"purpose", "rate", b"rate", "reentry", b"reentry", "schedule", b"schedule", "skip_stages", b"skip_stages", "stages", b"stages", "state", b"state", "time_zone", b"time_zone", "type", b"type", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__skip_stages: _TypeAlias = _typing.Literal["skip_stages"]  # noqa: Y015
     _WhichOneofArgType__skip_stages: _TypeAlias = _typing.Literal["_skip_stages", b"_skip_stages"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__skip_stages) -> _WhichOneofReturnType__skip_stages | None: ...
 
 Global___Journey: _TypeAlias = Journey  # noqa: Y015
+
+@_typing.final
+class Schedule(_message.Message):
+    """When a BATCH journey runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CRON_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    cron: _builtins.str
+    """Minute, hour, day of month, month, day of week: `0 6 * * MON-FRI`. Required."""
+    time_zone: _builtins.str
+    """IANA name, such as `Asia/Tokyo`. A time that a change of clocks skips is the first instant after it; one that comes twice, the first of
+    both. Default: UTC.
+    """
+    missed: Global___MissedRun.ValueType
+    """What becomes of a run that was due while nobody could begin it. Default: RUN_LATE."""
+    def __init__(
+        self,
+        *,
+        cron: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+        missed: Global___MissedRun.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron", b"cron", "missed", b"missed", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
 
 @_typing.final
 class Pause(_message.Message):

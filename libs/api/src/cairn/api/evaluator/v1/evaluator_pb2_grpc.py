@@ -55,6 +55,21 @@ class EvaluatorServiceStub:
                 request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.EraseProfilesRequest.SerializeToString,
                 response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.EraseProfilesResponse.FromString,
                 _registered_method=True)
+        self.ImportProfiles = channel.stream_unary(
+                '/cairn.api.evaluator.v1.EvaluatorService/ImportProfiles',
+                request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ImportProfilesRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ImportProfilesResponse.FromString,
+                _registered_method=True)
+        self.ExportProfiles = channel.unary_stream(
+                '/cairn.api.evaluator.v1.EvaluatorService/ExportProfiles',
+                request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ExportProfilesRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ExportProfilesResponse.FromString,
+                _registered_method=True)
+        self.ListProfiles = channel.unary_unary(
+                '/cairn.api.evaluator.v1.EvaluatorService/ListProfiles',
+                request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ListProfilesRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ListProfilesResponse.FromString,
+                _registered_method=True)
         self.GetProfile = channel.unary_unary(
                 '/cairn.api.evaluator.v1.EvaluatorService/GetProfile',
                 request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.GetProfileRequest.SerializeToString,
@@ -90,6 +105,46 @@ class EvaluatorServiceStub:
                 request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateOnceRequest.SerializeToString,
                 response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateOnceResponse.FromString,
                 _registered_method=True)
+        self.RunBatch = channel.unary_stream(
+                '/cairn.api.evaluator.v1.EvaluatorService/RunBatch',
+                request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.RunBatchRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.RunBatchResponse.FromString,
+                _registered_method=True)
+        self.StartRun = channel.unary_unary(
+                '/cairn.api.evaluator.v1.EvaluatorService/StartRun',
+                request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.StartRunRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.StartRunResponse.FromString,
+                _registered_method=True)
+        self.PreviewRun = channel.unary_unary(
+                '/cairn.api.evaluator.v1.EvaluatorService/PreviewRun',
+                request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.PreviewRunRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.PreviewRunResponse.FromString,
+                _registered_method=True)
+        self.GetRun = channel.unary_unary(
+                '/cairn.api.evaluator.v1.EvaluatorService/GetRun',
+                request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.GetRunRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.GetRunResponse.FromString,
+                _registered_method=True)
+        self.ListRuns = channel.unary_unary(
+                '/cairn.api.evaluator.v1.EvaluatorService/ListRuns',
+                request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ListRunsRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ListRunsResponse.FromString,
+                _registered_method=True)
+        self.PauseRun = channel.unary_unary(
+                '/cairn.api.evaluator.v1.EvaluatorService/PauseRun',
+                request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.PauseRunRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.PauseRunResponse.FromString,
+                _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/cairn.api.evaluator.v1.EvaluatorService/ResumeRun',
+                request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ResumeRunRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ResumeRunResponse.FromString,
+                _registered_method=True)
+        self.CancelRun = channel.unary_unary(
+                '/cairn.api.evaluator.v1.EvaluatorService/CancelRun',
+                request_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.CancelRunRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.CancelRunResponse.FromString,
+                _registered_method=True)
 
 
 class EvaluatorServiceServicer:
@@ -124,6 +179,28 @@ class EvaluatorServiceServicer:
         """Erases profiles: attributes, behavior, enrollments, timers and history go, pending activations are withdrawn, audiences are asked
         to remove. A keyed hash stays, so that neither a late event nor a late effect brings one back; only UpsertProfiles makes it anew.
         Durable when answered; the other services follow. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportProfiles(self, request_iterator, context):
+        """Describes profiles in bulk: any number of messages of one call, taken in order; durable, and acted on, when the call returns. A call that
+        breaks off has taken some of them: send all of it again, which changes nothing where it was taken. Its unary twin is UpsertProfiles.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportProfiles(self, request, context):
+        """All profiles, in an order that stays, from a place on. Not a snapshot: one that changes meanwhile is told as it is when its turn comes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListProfiles(self, request, context):
+        """The unary twin of ExportProfiles: a page at a time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,6 +257,63 @@ class EvaluatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RunBatch(self, request, context):
+        """Begins a run of a BATCH journey and tells its progress until it is over; the run goes on when the caller leaves. With `validate_only` it
+        counts what would happen, and does nothing. FAILED_PRECONDITION while another run of the journey is under way, with its name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartRun(self, request, context):
+        """The unary twin of RunBatch: begins the run and returns; see GetRun.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewRun(self, request, context):
+        """The unary twin of RunBatch with `validate_only`: returns when all is counted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRun(self, request, context):
+        """One run, with its progress. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRuns(self, request, context):
+        """Runs, the newest first, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseRun(self, request, context):
+        """Has a run stop where it is until it is resumed. FAILED_PRECONDITION when it is over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRun(self, request, context):
+        """Has a run that is paused go on. FAILED_PRECONDITION when it is over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelRun(self, request, context):
+        """Has a run end where it is: what it did stays done. FAILED_PRECONDITION when it is over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EvaluatorServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -202,6 +336,21 @@ def add_EvaluatorServiceServicer_to_server(servicer, server):
                     servicer.EraseProfiles,
                     request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.EraseProfilesRequest.FromString,
                     response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.EraseProfilesResponse.SerializeToString,
+            ),
+            'ImportProfiles': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportProfiles,
+                    request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ImportProfilesRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ImportProfilesResponse.SerializeToString,
+            ),
+            'ExportProfiles': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportProfiles,
+                    request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ExportProfilesRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ExportProfilesResponse.SerializeToString,
+            ),
+            'ListProfiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListProfiles,
+                    request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ListProfilesRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ListProfilesResponse.SerializeToString,
             ),
             'GetProfile': grpc.unary_unary_rpc_method_handler(
                     servicer.GetProfile,
@@ -237,6 +386,46 @@ def add_EvaluatorServiceServicer_to_server(servicer, server):
                     servicer.SimulateOnce,
                     request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateOnceRequest.FromString,
                     response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateOnceResponse.SerializeToString,
+            ),
+            'RunBatch': grpc.unary_stream_rpc_method_handler(
+                    servicer.RunBatch,
+                    request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.RunBatchRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.RunBatchResponse.SerializeToString,
+            ),
+            'StartRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRun,
+                    request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.StartRunRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.StartRunResponse.SerializeToString,
+            ),
+            'PreviewRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewRun,
+                    request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.PreviewRunRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.PreviewRunResponse.SerializeToString,
+            ),
+            'GetRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRun,
+                    request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.GetRunRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.GetRunResponse.SerializeToString,
+            ),
+            'ListRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRuns,
+                    request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ListRunsRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ListRunsResponse.SerializeToString,
+            ),
+            'PauseRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseRun,
+                    request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.PauseRunRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.PauseRunResponse.SerializeToString,
+            ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ResumeRunRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ResumeRunResponse.SerializeToString,
+            ),
+            'CancelRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelRun,
+                    request_deserializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.CancelRunRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.CancelRunResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -348,6 +537,87 @@ class EvaluatorService:
             '/cairn.api.evaluator.v1.EvaluatorService/EraseProfiles',
             cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.EraseProfilesRequest.SerializeToString,
             cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.EraseProfilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportProfiles(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/cairn.api.evaluator.v1.EvaluatorService/ImportProfiles',
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ImportProfilesRequest.SerializeToString,
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ImportProfilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportProfiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cairn.api.evaluator.v1.EvaluatorService/ExportProfiles',
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ExportProfilesRequest.SerializeToString,
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ExportProfilesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListProfiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.evaluator.v1.EvaluatorService/ListProfiles',
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ListProfilesRequest.SerializeToString,
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ListProfilesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -537,6 +807,222 @@ class EvaluatorService:
             '/cairn.api.evaluator.v1.EvaluatorService/SimulateOnce',
             cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateOnceRequest.SerializeToString,
             cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.SimulateOnceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cairn.api.evaluator.v1.EvaluatorService/RunBatch',
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.RunBatchRequest.SerializeToString,
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.RunBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.evaluator.v1.EvaluatorService/StartRun',
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.StartRunRequest.SerializeToString,
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.StartRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.evaluator.v1.EvaluatorService/PreviewRun',
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.PreviewRunRequest.SerializeToString,
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.PreviewRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.evaluator.v1.EvaluatorService/GetRun',
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.GetRunRequest.SerializeToString,
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.GetRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.evaluator.v1.EvaluatorService/ListRuns',
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ListRunsRequest.SerializeToString,
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ListRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.evaluator.v1.EvaluatorService/PauseRun',
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.PauseRunRequest.SerializeToString,
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.PauseRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.evaluator.v1.EvaluatorService/ResumeRun',
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ResumeRunRequest.SerializeToString,
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.ResumeRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.evaluator.v1.EvaluatorService/CancelRun',
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.CancelRunRequest.SerializeToString,
+            cairn_dot_api_dot_evaluator_dot_v1_dot_evaluator__pb2.CancelRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

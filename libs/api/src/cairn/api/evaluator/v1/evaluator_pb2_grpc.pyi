@@ -49,6 +49,14 @@ class EvaluatorServiceStub:
     to remove. A keyed hash stays, so that neither a late event nor a late effect brings one back; only UpsertProfiles makes it anew.
     Durable when answered; the other services follow. Idempotent.
     """
+    ImportProfiles: _grpc.StreamUnaryMultiCallable[_evaluator_pb2.ImportProfilesRequest, _evaluator_pb2.ImportProfilesResponse]
+    """Describes profiles in bulk: any number of messages of one call, taken in order; durable, and acted on, when the call returns. A call that
+    breaks off has taken some of them: send all of it again, which changes nothing where it was taken. Its unary twin is UpsertProfiles.
+    """
+    ExportProfiles: _grpc.UnaryStreamMultiCallable[_evaluator_pb2.ExportProfilesRequest, _evaluator_pb2.ExportProfilesResponse]
+    """All profiles, in an order that stays, from a place on. Not a snapshot: one that changes meanwhile is told as it is when its turn comes."""
+    ListProfiles: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.ListProfilesRequest, _evaluator_pb2.ListProfilesResponse]
+    """The unary twin of ExportProfiles: a page at a time."""
     GetProfile: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.GetProfileRequest, _evaluator_pb2.GetProfileResponse]
     """One profile. NOT_FOUND."""
     GetEnrollment: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.GetEnrollmentRequest, _evaluator_pb2.GetEnrollmentResponse]
@@ -67,6 +75,24 @@ class EvaluatorServiceStub:
     """
     SimulateOnce: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.SimulateOnceRequest, _evaluator_pb2.SimulateOnceResponse]
     """The unary twin of Simulate: all transitions at once, at most 10,000."""
+    RunBatch: _grpc.UnaryStreamMultiCallable[_evaluator_pb2.RunBatchRequest, _evaluator_pb2.RunBatchResponse]
+    """Begins a run of a BATCH journey and tells its progress until it is over; the run goes on when the caller leaves. With `validate_only` it
+    counts what would happen, and does nothing. FAILED_PRECONDITION while another run of the journey is under way, with its name.
+    """
+    StartRun: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.StartRunRequest, _evaluator_pb2.StartRunResponse]
+    """The unary twin of RunBatch: begins the run and returns; see GetRun."""
+    PreviewRun: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.PreviewRunRequest, _evaluator_pb2.PreviewRunResponse]
+    """The unary twin of RunBatch with `validate_only`: returns when all is counted."""
+    GetRun: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.GetRunRequest, _evaluator_pb2.GetRunResponse]
+    """One run, with its progress. NOT_FOUND."""
+    ListRuns: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.ListRunsRequest, _evaluator_pb2.ListRunsResponse]
+    """Runs, the newest first, a page at a time."""
+    PauseRun: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.PauseRunRequest, _evaluator_pb2.PauseRunResponse]
+    """Has a run stop where it is until it is resumed. FAILED_PRECONDITION when it is over."""
+    ResumeRun: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.ResumeRunRequest, _evaluator_pb2.ResumeRunResponse]
+    """Has a run that is paused go on. FAILED_PRECONDITION when it is over."""
+    CancelRun: _grpc.UnaryUnaryMultiCallable[_evaluator_pb2.CancelRunRequest, _evaluator_pb2.CancelRunResponse]
+    """Has a run end where it is: what it did stays done. FAILED_PRECONDITION when it is over."""
 
 @_typing.type_check_only
 class EvaluatorServiceAsyncStub(EvaluatorServiceStub):
@@ -89,6 +115,14 @@ class EvaluatorServiceAsyncStub(EvaluatorServiceStub):
     to remove. A keyed hash stays, so that neither a late event nor a late effect brings one back; only UpsertProfiles makes it anew.
     Durable when answered; the other services follow. Idempotent.
     """
+    ImportProfiles: _aio.StreamUnaryMultiCallable[_evaluator_pb2.ImportProfilesRequest, _evaluator_pb2.ImportProfilesResponse]  # type: ignore[assignment]
+    """Describes profiles in bulk: any number of messages of one call, taken in order; durable, and acted on, when the call returns. A call that
+    breaks off has taken some of them: send all of it again, which changes nothing where it was taken. Its unary twin is UpsertProfiles.
+    """
+    ExportProfiles: _aio.UnaryStreamMultiCallable[_evaluator_pb2.ExportProfilesRequest, _evaluator_pb2.ExportProfilesResponse]  # type: ignore[assignment]
+    """All profiles, in an order that stays, from a place on. Not a snapshot: one that changes meanwhile is told as it is when its turn comes."""
+    ListProfiles: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.ListProfilesRequest, _evaluator_pb2.ListProfilesResponse]  # type: ignore[assignment]
+    """The unary twin of ExportProfiles: a page at a time."""
     GetProfile: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.GetProfileRequest, _evaluator_pb2.GetProfileResponse]  # type: ignore[assignment]
     """One profile. NOT_FOUND."""
     GetEnrollment: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.GetEnrollmentRequest, _evaluator_pb2.GetEnrollmentResponse]  # type: ignore[assignment]
@@ -107,6 +141,24 @@ class EvaluatorServiceAsyncStub(EvaluatorServiceStub):
     """
     SimulateOnce: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.SimulateOnceRequest, _evaluator_pb2.SimulateOnceResponse]  # type: ignore[assignment]
     """The unary twin of Simulate: all transitions at once, at most 10,000."""
+    RunBatch: _aio.UnaryStreamMultiCallable[_evaluator_pb2.RunBatchRequest, _evaluator_pb2.RunBatchResponse]  # type: ignore[assignment]
+    """Begins a run of a BATCH journey and tells its progress until it is over; the run goes on when the caller leaves. With `validate_only` it
+    counts what would happen, and does nothing. FAILED_PRECONDITION while another run of the journey is under way, with its name.
+    """
+    StartRun: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.StartRunRequest, _evaluator_pb2.StartRunResponse]  # type: ignore[assignment]
+    """The unary twin of RunBatch: begins the run and returns; see GetRun."""
+    PreviewRun: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.PreviewRunRequest, _evaluator_pb2.PreviewRunResponse]  # type: ignore[assignment]
+    """The unary twin of RunBatch with `validate_only`: returns when all is counted."""
+    GetRun: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.GetRunRequest, _evaluator_pb2.GetRunResponse]  # type: ignore[assignment]
+    """One run, with its progress. NOT_FOUND."""
+    ListRuns: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.ListRunsRequest, _evaluator_pb2.ListRunsResponse]  # type: ignore[assignment]
+    """Runs, the newest first, a page at a time."""
+    PauseRun: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.PauseRunRequest, _evaluator_pb2.PauseRunResponse]  # type: ignore[assignment]
+    """Has a run stop where it is until it is resumed. FAILED_PRECONDITION when it is over."""
+    ResumeRun: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.ResumeRunRequest, _evaluator_pb2.ResumeRunResponse]  # type: ignore[assignment]
+    """Has a run that is paused go on. FAILED_PRECONDITION when it is over."""
+    CancelRun: _aio.UnaryUnaryMultiCallable[_evaluator_pb2.CancelRunRequest, _evaluator_pb2.CancelRunResponse]  # type: ignore[assignment]
+    """Has a run end where it is: what it did stays done. FAILED_PRECONDITION when it is over."""
 
 class EvaluatorServiceServicer(metaclass=_abc_1.ABCMeta):
     """Owns where everybody is. An acknowledged event is durable and acts once."""
@@ -150,6 +202,32 @@ class EvaluatorServiceServicer(metaclass=_abc_1.ABCMeta):
         to remove. A keyed hash stays, so that neither a late event nor a late effect brings one back; only UpsertProfiles makes it anew.
         Durable when answered; the other services follow. Idempotent.
         """
+
+    @_abc_1.abstractmethod
+    def ImportProfiles(
+        self,
+        request_iterator: _MaybeAsyncIterator[_evaluator_pb2.ImportProfilesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluator_pb2.ImportProfilesResponse, _abc.Awaitable[_evaluator_pb2.ImportProfilesResponse]]:
+        """Describes profiles in bulk: any number of messages of one call, taken in order; durable, and acted on, when the call returns. A call that
+        breaks off has taken some of them: send all of it again, which changes nothing where it was taken. Its unary twin is UpsertProfiles.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportProfiles(
+        self,
+        request: _evaluator_pb2.ExportProfilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_evaluator_pb2.ExportProfilesResponse], _abc.AsyncIterator[_evaluator_pb2.ExportProfilesResponse]]:
+        """All profiles, in an order that stays, from a place on. Not a snapshot: one that changes meanwhile is told as it is when its turn comes."""
+
+    @_abc_1.abstractmethod
+    def ListProfiles(
+        self,
+        request: _evaluator_pb2.ListProfilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluator_pb2.ListProfilesResponse, _abc.Awaitable[_evaluator_pb2.ListProfilesResponse]]:
+        """The unary twin of ExportProfiles: a page at a time."""
 
     @_abc_1.abstractmethod
     def GetProfile(
@@ -210,5 +288,71 @@ class EvaluatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_evaluator_pb2.SimulateOnceResponse, _abc.Awaitable[_evaluator_pb2.SimulateOnceResponse]]:
         """The unary twin of Simulate: all transitions at once, at most 10,000."""
+
+    @_abc_1.abstractmethod
+    def RunBatch(
+        self,
+        request: _evaluator_pb2.RunBatchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_evaluator_pb2.RunBatchResponse], _abc.AsyncIterator[_evaluator_pb2.RunBatchResponse]]:
+        """Begins a run of a BATCH journey and tells its progress until it is over; the run goes on when the caller leaves. With `validate_only` it
+        counts what would happen, and does nothing. FAILED_PRECONDITION while another run of the journey is under way, with its name.
+        """
+
+    @_abc_1.abstractmethod
+    def StartRun(
+        self,
+        request: _evaluator_pb2.StartRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluator_pb2.StartRunResponse, _abc.Awaitable[_evaluator_pb2.StartRunResponse]]:
+        """The unary twin of RunBatch: begins the run and returns; see GetRun."""
+
+    @_abc_1.abstractmethod
+    def PreviewRun(
+        self,
+        request: _evaluator_pb2.PreviewRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluator_pb2.PreviewRunResponse, _abc.Awaitable[_evaluator_pb2.PreviewRunResponse]]:
+        """The unary twin of RunBatch with `validate_only`: returns when all is counted."""
+
+    @_abc_1.abstractmethod
+    def GetRun(
+        self,
+        request: _evaluator_pb2.GetRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluator_pb2.GetRunResponse, _abc.Awaitable[_evaluator_pb2.GetRunResponse]]:
+        """One run, with its progress. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListRuns(
+        self,
+        request: _evaluator_pb2.ListRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluator_pb2.ListRunsResponse, _abc.Awaitable[_evaluator_pb2.ListRunsResponse]]:
+        """Runs, the newest first, a page at a time."""
+
+    @_abc_1.abstractmethod
+    def PauseRun(
+        self,
+        request: _evaluator_pb2.PauseRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluator_pb2.PauseRunResponse, _abc.Awaitable[_evaluator_pb2.PauseRunResponse]]:
+        """Has a run stop where it is until it is resumed. FAILED_PRECONDITION when it is over."""
+
+    @_abc_1.abstractmethod
+    def ResumeRun(
+        self,
+        request: _evaluator_pb2.ResumeRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluator_pb2.ResumeRunResponse, _abc.Awaitable[_evaluator_pb2.ResumeRunResponse]]:
+        """Has a run that is paused go on. FAILED_PRECONDITION when it is over."""
+
+    @_abc_1.abstractmethod
+    def CancelRun(
+        self,
+        request: _evaluator_pb2.CancelRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_evaluator_pb2.CancelRunResponse, _abc.Awaitable[_evaluator_pb2.CancelRunResponse]]:
+        """Has a run end where it is: what it did stays done. FAILED_PRECONDITION when it is over."""
 
 def add_EvaluatorServiceServicer_to_server(servicer: EvaluatorServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,17 +26,17 @@ from cairn.api.errors.v1 import error_reason_pb2 as cairn_dot_api_dot_errors_dot
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&cairn/api/scheduler/v1/scheduler.proto\x12\x16\x63\x61irn.api.scheduler.v1\x1a&cairn/api/errors/v1/error_reason.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"e\n\x05Timer\x12\x10\n\x08timer_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12,\n\x08\x64ue_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\"F\n\x15ScheduleTimersRequest\x12-\n\x06timers\x18\x01 \x03(\x0b\x32\x1d.cairn.api.scheduler.v1.Timer\"`\n\x0cTimerRefusal\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x30\n\x06reason\x18\x02 \x01(\x0e\x32 .cairn.api.errors.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\"q\n\x16ScheduleTimersResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x05\x12\r\n\x05known\x18\x02 \x01(\x05\x12\x36\n\x08refusals\x18\x03 \x03(\x0b\x32$.cairn.api.scheduler.v1.TimerRefusal\")\n\x08TimerKey\x12\x10\n\x08timer_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"G\n\x13\x43\x61ncelTimersRequest\x12\x30\n\x06timers\x18\x01 \x03(\x0b\x32 .cairn.api.scheduler.v1.TimerKey\"(\n\x14\x43\x61ncelTimersResponse\x12\x10\n\x08\x63\x61nceled\x18\x01 \x01(\x05\"0\n\x0fGetTimerRequest\x12\x10\n\x08timer_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x84\x01\n\x10GetTimerResponse\x12,\n\x05timer\x18\x01 \x01(\x0b\x32\x1d.cairn.api.scheduler.v1.Timer\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\".cairn.api.scheduler.v1.TimerState\x12\x0f\n\x07refusal\x18\x03 \x01(\t\"h\n\x11ListTimersRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07overdue\x18\x02 \x01(\x08\x12\x0e\n\x06parked\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\x7f\n\x0bListedTimer\x12,\n\x05timer\x18\x01 \x01(\x0b\x32\x1d.cairn.api.scheduler.v1.Timer\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\".cairn.api.scheduler.v1.TimerState\x12\x0f\n\x07refusal\x18\x03 \x01(\t\"b\n\x12ListTimersResponse\x12\x33\n\x06timers\x18\x01 \x03(\x0b\x32#.cairn.api.scheduler.v1.ListedTimer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"B\n\x11\x46ireTimersRequest\x12-\n\x06timers\x18\x01 \x03(\x0b\x32\x1d.cairn.api.scheduler.v1.Timer\"J\n\x12\x46ireTimersResponse\x12\x34\n\x07\x61nswers\x18\x01 \x03(\x0e\x32#.cairn.api.scheduler.v1.TimerAnswer*Z\n\nTimerState\x12\x1b\n\x17TIMER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TIMER_STATE_PENDING\x10\x01\x12\x16\n\x12TIMER_STATE_PARKED\x10\x02*\x90\x01\n\x0bTimerAnswer\x12\x1c\n\x18TIMER_ANSWER_UNSPECIFIED\x10\x00\x12\x19\n\x15TIMER_ANSWER_ACCEPTED\x10\x01\x12\x16\n\x12TIMER_ANSWER_STALE\x10\x02\x12\x16\n\x12TIMER_ANSWER_RETRY\x10\x03\x12\x18\n\x14TIMER_ANSWER_REFUSED\x10\x04\x32\xb2\x03\n\x10SchedulerService\x12o\n\x0eScheduleTimers\x12-.cairn.api.scheduler.v1.ScheduleTimersRequest\x1a..cairn.api.scheduler.v1.ScheduleTimersResponse\x12i\n\x0c\x43\x61ncelTimers\x12+.cairn.api.scheduler.v1.CancelTimersRequest\x1a,.cairn.api.scheduler.v1.CancelTimersResponse\x12]\n\x08GetTimer\x12\'.cairn.api.scheduler.v1.GetTimerRequest\x1a(.cairn.api.scheduler.v1.GetTimerResponse\x12\x63\n\nListTimers\x12).cairn.api.scheduler.v1.ListTimersRequest\x1a*.cairn.api.scheduler.v1.ListTimersResponse2w\n\x10TimerSinkService\x12\x63\n\nFireTimers\x12).cairn.api.scheduler.v1.FireTimersRequest\x1a*.cairn.api.scheduler.v1.FireTimersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&cairn/api/scheduler/v1/scheduler.proto\x12\x16\x63\x61irn.api.scheduler.v1\x1a&cairn/api/errors/v1/error_reason.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"e\n\x05Timer\x12\x10\n\x08timer_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12,\n\x08\x64ue_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\"F\n\x15ScheduleTimersRequest\x12-\n\x06timers\x18\x01 \x03(\x0b\x32\x1d.cairn.api.scheduler.v1.Timer\"`\n\x0cTimerRefusal\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x30\n\x06reason\x18\x02 \x01(\x0e\x32 .cairn.api.errors.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\"q\n\x16ScheduleTimersResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x05\x12\r\n\x05known\x18\x02 \x01(\x05\x12\x36\n\x08refusals\x18\x03 \x03(\x0b\x32$.cairn.api.scheduler.v1.TimerRefusal\")\n\x08TimerKey\x12\x10\n\x08timer_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"G\n\x13\x43\x61ncelTimersRequest\x12\x30\n\x06timers\x18\x01 \x03(\x0b\x32 .cairn.api.scheduler.v1.TimerKey\"(\n\x14\x43\x61ncelTimersResponse\x12\x10\n\x08\x63\x61nceled\x18\x01 \x01(\x05\"0\n\x0fGetTimerRequest\x12\x10\n\x08timer_id\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x84\x01\n\x10GetTimerResponse\x12,\n\x05timer\x18\x01 \x01(\x0b\x32\x1d.cairn.api.scheduler.v1.Timer\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\".cairn.api.scheduler.v1.TimerState\x12\x0f\n\x07refusal\x18\x03 \x01(\t\"h\n\x11ListTimersRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0f\n\x07overdue\x18\x02 \x01(\x08\x12\x0e\n\x06parked\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\x7f\n\x0bListedTimer\x12,\n\x05timer\x18\x01 \x01(\x0b\x32\x1d.cairn.api.scheduler.v1.Timer\x12\x31\n\x05state\x18\x02 \x01(\x0e\x32\".cairn.api.scheduler.v1.TimerState\x12\x0f\n\x07refusal\x18\x03 \x01(\t\"b\n\x12ListTimersResponse\x12\x33\n\x06timers\x18\x01 \x03(\x0b\x32#.cairn.api.scheduler.v1.ListedTimer\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"B\n\x11\x46ireTimersRequest\x12-\n\x06timers\x18\x01 \x03(\x0b\x32\x1d.cairn.api.scheduler.v1.Timer\"J\n\x12\x46ireTimersResponse\x12\x34\n\x07\x61nswers\x18\x01 \x03(\x0e\x32#.cairn.api.scheduler.v1.TimerAnswer\"\xf5\x01\n\x08Schedule\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x63ron\x18\x02 \x01(\t\x12\x11\n\ttime_zone\x18\x03 \x01(\t\x12\x13\n\x0bskip_missed\x18\x04 \x01(\x08\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12-\n\tnext_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_due_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0elast_fire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"H\n\x12PutScheduleRequest\x12\x32\n\x08schedule\x18\x01 \x01(\x0b\x32 .cairn.api.scheduler.v1.Schedule\"I\n\x13PutScheduleResponse\x12\x32\n\x08schedule\x18\x01 \x01(\x0b\x32 .cairn.api.scheduler.v1.Schedule\"\"\n\x12GetScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"I\n\x13GetScheduleResponse\x12\x32\n\x08schedule\x18\x01 \x01(\x0b\x32 .cairn.api.scheduler.v1.Schedule\"=\n\x14ListSchedulesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"e\n\x15ListSchedulesResponse\x12\x33\n\tschedules\x18\x01 \x03(\x0b\x32 .cairn.api.scheduler.v1.Schedule\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15\x44\x65leteScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteScheduleResponse\"6\n\x12RunScheduleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x15\n\x13RunScheduleResponse\"w\n\x13\x46ireScheduleRequest\x12\x0f\n\x07\x66ire_id\x18\x01 \x01(\t\x12\x10\n\x08schedule\x18\x02 \x01(\t\x12,\n\x08\x64ue_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\"K\n\x14\x46ireScheduleResponse\x12\x33\n\x06\x61nswer\x18\x01 \x01(\x0e\x32#.cairn.api.scheduler.v1.TimerAnswer*Z\n\nTimerState\x12\x1b\n\x17TIMER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TIMER_STATE_PENDING\x10\x01\x12\x16\n\x12TIMER_STATE_PARKED\x10\x02*\x90\x01\n\x0bTimerAnswer\x12\x1c\n\x18TIMER_ANSWER_UNSPECIFIED\x10\x00\x12\x19\n\x15TIMER_ANSWER_ACCEPTED\x10\x01\x12\x16\n\x12TIMER_ANSWER_STALE\x10\x02\x12\x16\n\x12TIMER_ANSWER_RETRY\x10\x03\x12\x18\n\x14TIMER_ANSWER_REFUSED\x10\x04\x32\xc9\x07\n\x10SchedulerService\x12o\n\x0eScheduleTimers\x12-.cairn.api.scheduler.v1.ScheduleTimersRequest\x1a..cairn.api.scheduler.v1.ScheduleTimersResponse\x12i\n\x0c\x43\x61ncelTimers\x12+.cairn.api.scheduler.v1.CancelTimersRequest\x1a,.cairn.api.scheduler.v1.CancelTimersResponse\x12]\n\x08GetTimer\x12\'.cairn.api.scheduler.v1.GetTimerRequest\x1a(.cairn.api.scheduler.v1.GetTimerResponse\x12\x63\n\nListTimers\x12).cairn.api.scheduler.v1.ListTimersRequest\x1a*.cairn.api.scheduler.v1.ListTimersResponse\x12\x66\n\x0bPutSchedule\x12*.cairn.api.scheduler.v1.PutScheduleRequest\x1a+.cairn.api.scheduler.v1.PutScheduleResponse\x12\x66\n\x0bGetSchedule\x12*.cairn.api.scheduler.v1.GetScheduleRequest\x1a+.cairn.api.scheduler.v1.GetScheduleResponse\x12l\n\rListSchedules\x12,.cairn.api.scheduler.v1.ListSchedulesRequest\x1a-.cairn.api.scheduler.v1.ListSchedulesResponse\x12o\n\x0e\x44\x65leteSchedule\x12-.cairn.api.scheduler.v1.DeleteScheduleRequest\x1a..cairn.api.scheduler.v1.DeleteScheduleResponse\x12\x66\n\x0bRunSchedule\x12*.cairn.api.scheduler.v1.RunScheduleRequest\x1a+.cairn.api.scheduler.v1.RunScheduleResponse2\xe2\x01\n\x10TimerSinkService\x12\x63\n\nFireTimers\x12).cairn.api.scheduler.v1.FireTimersRequest\x1a*.cairn.api.scheduler.v1.FireTimersResponse\x12i\n\x0c\x46ireSchedule\x12+.cairn.api.scheduler.v1.FireScheduleRequest\x1a,.cairn.api.scheduler.v1.FireScheduleResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cairn.api.scheduler.v1.scheduler_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TIMERSTATE']._serialized_start=1349
-  _globals['_TIMERSTATE']._serialized_end=1439
-  _globals['_TIMERANSWER']._serialized_start=1442
-  _globals['_TIMERANSWER']._serialized_end=1586
+  _globals['_TIMERSTATE']._serialized_start=2365
+  _globals['_TIMERSTATE']._serialized_end=2455
+  _globals['_TIMERANSWER']._serialized_start=2458
+  _globals['_TIMERANSWER']._serialized_end=2602
   _globals['_TIMER']._serialized_start=139
   _globals['_TIMER']._serialized_end=240
   _globals['_SCHEDULETIMERSREQUEST']._serialized_start=242
@@ -65,8 +65,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FIRETIMERSREQUEST']._serialized_end=1271
   _globals['_FIRETIMERSRESPONSE']._serialized_start=1273
   _globals['_FIRETIMERSRESPONSE']._serialized_end=1347
-  _globals['_SCHEDULERSERVICE']._serialized_start=1589
-  _globals['_SCHEDULERSERVICE']._serialized_end=2023
-  _globals['_TIMERSINKSERVICE']._serialized_start=2025
-  _globals['_TIMERSINKSERVICE']._serialized_end=2144
+  _globals['_SCHEDULE']._serialized_start=1350
+  _globals['_SCHEDULE']._serialized_end=1595
+  _globals['_PUTSCHEDULEREQUEST']._serialized_start=1597
+  _globals['_PUTSCHEDULEREQUEST']._serialized_end=1669
+  _globals['_PUTSCHEDULERESPONSE']._serialized_start=1671
+  _globals['_PUTSCHEDULERESPONSE']._serialized_end=1744
+  _globals['_GETSCHEDULEREQUEST']._serialized_start=1746
+  _globals['_GETSCHEDULEREQUEST']._serialized_end=1780
+  _globals['_GETSCHEDULERESPONSE']._serialized_start=1782
+  _globals['_GETSCHEDULERESPONSE']._serialized_end=1855
+  _globals['_LISTSCHEDULESREQUEST']._serialized_start=1857
+  _globals['_LISTSCHEDULESREQUEST']._serialized_end=1918
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_start=1920
+  _globals['_LISTSCHEDULESRESPONSE']._serialized_end=2021
+  _globals['_DELETESCHEDULEREQUEST']._serialized_start=2023
+  _globals['_DELETESCHEDULEREQUEST']._serialized_end=2060
+  _globals['_DELETESCHEDULERESPONSE']._serialized_start=2062
+  _globals['_DELETESCHEDULERESPONSE']._serialized_end=2086
+  _globals['_RUNSCHEDULEREQUEST']._serialized_start=2088
+  _globals['_RUNSCHEDULEREQUEST']._serialized_end=2142
+  _globals['_RUNSCHEDULERESPONSE']._serialized_start=2144
+  _globals['_RUNSCHEDULERESPONSE']._serialized_end=2165
+  _globals['_FIRESCHEDULEREQUEST']._serialized_start=2167
+  _globals['_FIRESCHEDULEREQUEST']._serialized_end=2286
+  _globals['_FIRESCHEDULERESPONSE']._serialized_start=2288
+  _globals['_FIRESCHEDULERESPONSE']._serialized_end=2363
+  _globals['_SCHEDULERSERVICE']._serialized_start=2605
+  _globals['_SCHEDULERSERVICE']._serialized_end=3574
+  _globals['_TIMERSINKSERVICE']._serialized_start=3577
+  _globals['_TIMERSINKSERVICE']._serialized_end=3803
 # @@protoc_insertion_point(module_scope)

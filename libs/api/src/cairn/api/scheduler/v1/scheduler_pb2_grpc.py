@@ -55,6 +55,31 @@ class SchedulerServiceStub:
                 request_serializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.ListTimersRequest.SerializeToString,
                 response_deserializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.ListTimersResponse.FromString,
                 _registered_method=True)
+        self.PutSchedule = channel.unary_unary(
+                '/cairn.api.scheduler.v1.SchedulerService/PutSchedule',
+                request_serializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.PutScheduleRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.PutScheduleResponse.FromString,
+                _registered_method=True)
+        self.GetSchedule = channel.unary_unary(
+                '/cairn.api.scheduler.v1.SchedulerService/GetSchedule',
+                request_serializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.GetScheduleRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.GetScheduleResponse.FromString,
+                _registered_method=True)
+        self.ListSchedules = channel.unary_unary(
+                '/cairn.api.scheduler.v1.SchedulerService/ListSchedules',
+                request_serializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.ListSchedulesRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.ListSchedulesResponse.FromString,
+                _registered_method=True)
+        self.DeleteSchedule = channel.unary_unary(
+                '/cairn.api.scheduler.v1.SchedulerService/DeleteSchedule',
+                request_serializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.DeleteScheduleRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.DeleteScheduleResponse.FromString,
+                _registered_method=True)
+        self.RunSchedule = channel.unary_unary(
+                '/cairn.api.scheduler.v1.SchedulerService/RunSchedule',
+                request_serializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.RunScheduleRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.RunScheduleResponse.FromString,
+                _registered_method=True)
 
 
 class SchedulerServiceServicer:
@@ -89,6 +114,41 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutSchedule(self, request, context):
+        """Makes a schedule, or changes it: what was due before is not made up for then. Idempotent: the same one again changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSchedule(self, request, context):
+        """One schedule. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSchedules(self, request, context):
+        """Schedules in order of their names, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSchedule(self, request, context):
+        """Forgets a schedule. One that does not exist is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunSchedule(self, request, context):
+        """Fires a schedule now, once, beside its times. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +171,31 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.ListTimers,
                     request_deserializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.ListTimersRequest.FromString,
                     response_serializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.ListTimersResponse.SerializeToString,
+            ),
+            'PutSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutSchedule,
+                    request_deserializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.PutScheduleRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.PutScheduleResponse.SerializeToString,
+            ),
+            'GetSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSchedule,
+                    request_deserializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.GetScheduleRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.GetScheduleResponse.SerializeToString,
+            ),
+            'ListSchedules': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSchedules,
+                    request_deserializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.ListSchedulesRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.ListSchedulesResponse.SerializeToString,
+            ),
+            'DeleteSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSchedule,
+                    request_deserializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.DeleteScheduleRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.DeleteScheduleResponse.SerializeToString,
+            ),
+            'RunSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunSchedule,
+                    request_deserializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.RunScheduleRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.RunScheduleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -232,6 +317,141 @@ class SchedulerService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def PutSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.scheduler.v1.SchedulerService/PutSchedule',
+            cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.PutScheduleRequest.SerializeToString,
+            cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.PutScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.scheduler.v1.SchedulerService/GetSchedule',
+            cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.GetScheduleRequest.SerializeToString,
+            cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.GetScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSchedules(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.scheduler.v1.SchedulerService/ListSchedules',
+            cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.ListSchedulesRequest.SerializeToString,
+            cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.ListSchedulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.scheduler.v1.SchedulerService/DeleteSchedule',
+            cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.DeleteScheduleRequest.SerializeToString,
+            cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.DeleteScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.scheduler.v1.SchedulerService/RunSchedule',
+            cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.RunScheduleRequest.SerializeToString,
+            cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.RunScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class TimerSinkServiceStub:
     """Where due timers go. The Evaluator serves it; anybody else can.
@@ -248,6 +468,11 @@ class TimerSinkServiceStub:
                 request_serializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.FireTimersRequest.SerializeToString,
                 response_deserializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.FireTimersResponse.FromString,
                 _registered_method=True)
+        self.FireSchedule = channel.unary_unary(
+                '/cairn.api.scheduler.v1.TimerSinkService/FireSchedule',
+                request_serializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.FireScheduleRequest.SerializeToString,
+                response_deserializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.FireScheduleResponse.FromString,
+                _registered_method=True)
 
 
 class TimerSinkServiceServicer:
@@ -261,6 +486,13 @@ class TimerSinkServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FireSchedule(self, request, context):
+        """Takes one due schedule. Durable when answered; until then it comes again, with the same `fire_id`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TimerSinkServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -268,6 +500,11 @@ def add_TimerSinkServiceServicer_to_server(servicer, server):
                     servicer.FireTimers,
                     request_deserializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.FireTimersRequest.FromString,
                     response_serializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.FireTimersResponse.SerializeToString,
+            ),
+            'FireSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.FireSchedule,
+                    request_deserializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.FireScheduleRequest.FromString,
+                    response_serializer=cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.FireScheduleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -298,6 +535,33 @@ class TimerSinkService:
             '/cairn.api.scheduler.v1.TimerSinkService/FireTimers',
             cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.FireTimersRequest.SerializeToString,
             cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.FireTimersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FireSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cairn.api.scheduler.v1.TimerSinkService/FireSchedule',
+            cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.FireScheduleRequest.SerializeToString,
+            cairn_dot_api_dot_scheduler_dot_v1_dot_scheduler__pb2.FireScheduleResponse.FromString,
             options,
             channel_credentials,
             insecure,

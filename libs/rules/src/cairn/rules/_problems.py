@@ -33,7 +33,7 @@ def unreadable(source: str) -> Problem | None:
     if not source.strip():
         return Problem(1, 1, 'is empty; write a condition, for example event.name == "purchase"')
     if bad := re.search("[\0\ud800-\udfff]", source):
-        return _at(source, bad.start(), "has a character that is not text here; remove it")
+        return at(source, bad.start(), "has a character that is not text here; remove it")
     return None
 
 
@@ -46,7 +46,7 @@ def misused(source: str, nodes: list[Node]) -> Iterator[Problem]:
     """What the library would accept, or refuse with a riddle, and we refuse in words; `nodes` are a whole tree's."""
     roots = Scope.ENROLLMENT.value
     for offset, message in _behavior.misused(source, nodes):
-        yield _at(source, offset, message)
+        yield at(source, offset, message)
     for node in nodes:
         match node:
             case Select(operand=Ident(name="event" | "entry" as root), field=field, test_only=True):
@@ -54,16 +54,16 @@ def misused(source: str, nodes: list[Node]) -> Iterator[Problem]:
                     text = (
                         f"has() asks for a key of a map, as in has({root}.properties.total); {root}.{field}"
                     )
-                    yield _at(source, node.offset, f"{text} is there whenever there is an event")
+                    yield at(source, node.offset, f"{text} is there whenever there is an event")
             case Ident(name=name) if name.startswith("."):
-                yield _at(source, node.offset - 1, f"a dot before {name[1:]} means nothing; leave it out")
+                yield at(source, node.offset - 1, f"a dot before {name[1:]} means nothing; leave it out")
             case Call(function=function) if function.startswith("."):
                 start = max(source.rfind(function, 0, node.offset), 0)
-                yield _at(source, start, f"a dot before {function[1:]} means nothing; leave it out")
+                yield at(source, start, f"a dot before {function[1:]} means nothing; leave it out")
             case Many(type="message"):
-                yield _at(source, node.offset, "there are no messages here; a map has texts as its keys")
+                yield at(source, node.offset, "there are no messages here; a map has texts as its keys")
             case Comprehension(variable=variable) if variable in roots:
-                yield _at(
+                yield at(
                     source,
                     node.offset,
                     f"{variable} names something else already; name the variable otherwise",
@@ -71,7 +71,7 @@ def misused(source: str, nodes: list[Node]) -> Iterator[Problem]:
             case Call(function="matches", args=(*_, Constant(value=str(pattern), offset=offset))):
                 if not is_pattern(pattern):
                     text = f"{_short(pattern)} is no regular expression as RE2 has them"
-                    yield _at(source, offset, text)
+                    yield at(source, offset, text)
             case _:
                 pass
 
@@ -201,6 +201,7 @@ def _article(type_name: str) -> str:
     return f"{'an' if type_name[:1] in 'aeio' else 'a'} {type_name}"
 
 
-def _at(source: str, offset: int, message: str) -> Problem:
+def at(source: str, offset: int, message: str) -> Problem:
+    """A problem with its place, given as an offset in characters."""
     before = source[:offset]
     return Problem(before.count("\n") + 1, offset - before.rfind("\n"), message)

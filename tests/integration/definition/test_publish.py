@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from cairn.api.definition.v1 import definition_pb2 as pb
-from cairn.api.definition.v1.journey_pb2 import JourneyState
+from cairn.api.definition.v1.journey_pb2 import Journey, JourneyState, JourneyType, Stage
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
 
 
@@ -364,3 +364,43 @@ async def test_the_database_itself_keeps_versions_unique(definition, definition_
             )
     finally:
         await connection.close()
+
+
+def batch(name: str, audience: str) -> Journey:
+    """A batch journey of one stage without steps."""
+    stages = [Stage(name="only", entry="true")]
+    return Journey(name=name, type=JourneyType.JOURNEY_TYPE_BATCH, audience=audience, stages=stages)
+
+
+async def test_a_journey_keeps_the_type_of_its_published_versions(definition) -> None:
+    await definition.create(definition.welcome())
+    await definition.update(batch("welcome", "profile.a == 1"))
+    await definition.update(definition.welcome())
+    await definition.publish("welcome")
+    await definition.update(batch("welcome", "profile.a == 1"))
+    said = "is another one than that of the published versions, REAL_TIME, which some may still be in"
+    error = await definition.refusal(definition.publish("welcome"))
+    (violation,) = error.violations
+    assert violation.field == "items[0].type"
+    assert violation.description.startswith(f"journeys/welcome: {said}")
+    (told,) = await definition.validate(batch("welcome", "profile.a == 1"))
+    assert (told.field, told.description.startswith(said)) == ("type", True)
+    assert (await definition.get("welcome")).latest_version == 1
+
+
+async def test_a_batch_journey_names_no_segment_that_no_run_can_ask_for(definition) -> None:
+    await definition.put_segment("grown", "profile.age * 2.0 > 36.0")
+    await definition.put_segment("ours", 'in_segment("grown") && profile.customer == true')
+    journey = batch("back", 'in_segment("ours")')
+    await definition.create(journey)
+    said = "uses the segment 'grown', for which no run of a BATCH journey can ask: line 1, column 13: * is computed"
+    error = await definition.refusal(definition.publish("back"))
+    (violation,) = error.violations
+    assert violation.field == "items[0].audience"
+    assert violation.description.startswith(f"journeys/back: {said}")
+    (told,) = await definition.validate(journey)
+    assert (told.field, told.description.startswith(said)) == ("audience", True)
+    await definition.put_segment("grown", "profile.age > 18")
+    (version,) = (await definition.publish("back")).versions
+    assert version.journey.audience == 'in_segment("ours")'
+    assert [segment.name for segment in version.segments] == ["segments/grown", "segments/ours"]

@@ -16,7 +16,7 @@ from cairn.journey._diagram_layout import LANE_HEAD, MARGIN, Box, lay_out, wrap
 from cairn.journey._diagram_words import of_step, of_ways
 from cairn.journey.diagram import to_mermaid, to_svg
 from cairn.journey.model import Journey, Step, ways
-from cairn.testing.journeys import read_journey
+from cairn.testing.journeys import read_journey, read_journeys
 
 GOLDEN = Path(__file__).parent / "golden"
 README = (Path(__file__).parents[3] / "libs" / "journey" / "README.md").read_text()
@@ -226,3 +226,17 @@ def test_the_same_each_time() -> None:
     for text in SHOWN.values():
         assert to_svg(read_journey(text)) == to_svg(read_journey(text))
         assert to_mermaid(read_journey(text)) == to_mermaid(read_journey(text))
+
+
+def test_a_batch_journey_shows_whom_it_is_for_and_when_it_runs() -> None:
+    (text,) = (each for each in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "# win-back" in each)
+    journeys, _ = read_journeys(text)
+    mermaid = to_mermaid(journeys[0])
+    assert "at each run, 0 6 * * MON-FRI Europe/Berlin" in mermaid
+    assert "(profile.ad_consent == true #38;#38; in_segment(#34;customers#34;)) #38;#38; (count(" in mermaid
+    (entry,) = (box for box in lay_out(journeys[0]).boxes if box.style == "entry")
+    assert "0 6 * * MON-FRI Europe/Berlin" in " ".join(line.text for line in entry.lines)
+    always = read_journey(
+        "name: a\ntype: BATCH\naudience: profile.x == 1\nstages: [{name: s, entry: 'true'}]"
+    )
+    assert '<code>profile.x == 1</code><br>at each run"' in to_mermaid(always)

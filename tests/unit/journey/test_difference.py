@@ -297,3 +297,31 @@ def test_there_is_no_difference_only_where_there_is_none(before: pb.Journey, aft
     assert {(turned[one.kind], one.element, one.field) for one in found if one.kind is not MOVED} == {
         (one.kind, one.element, one.field) for one in back if one.kind is not MOVED
     }
+
+
+def test_what_only_a_batch_journey_has_is_told_by_field() -> None:
+    text = """
+name: back
+type: BATCH
+audience: profile.a == true
+schedule: {cron: 0 6 * * *, missed: SKIP}
+rate: 10/s
+stages: [{name: one, entry: profile.b == true}]
+"""
+    (document,), _ = read_documents(text)
+    assert isinstance(document.message, pb.Journey)
+    assert written(document.message)["schedule"] == {"cron": "0 6 * * *", "missed": "SKIP"}
+    changed = (
+        text.replace("a == true", "a == 1")
+        .replace("0 6", "0 7")
+        .replace("SKIP", "RUN_LATE")
+        .replace("rate: 10/s\n", "")
+    )
+    (other,), _ = read_documents(changed)
+    assert isinstance(other.message, pb.Journey)
+    assert diff_journeys(document.message, other.message) == (
+        Difference(CHANGED, "journey", "audience", "profile.a == true", "profile.a == 1"),
+        Difference(CHANGED, "journey", "schedule.cron", "0 6 * * *", "0 7 * * *"),
+        Difference(CHANGED, "journey", "schedule.missed", "SKIP", "RUN_LATE"),
+        Difference(CHANGED, "journey", "rate", "10/s", ""),
+    )

@@ -23,8 +23,8 @@ def wrong(text: str) -> list[tuple[int, str, str]]:
 
 
 FIELDS = (
-    "known here: name, purpose, type, goal, reentry, skip_stages, exit_criteria, stages, key, time_zone, "
-    "state, etag, latest_version, create_time, update_time, pause"
+    "known here: name, purpose, type, goal, reentry, skip_stages, exit_criteria, stages, key, time_zone, audience, "
+    "schedule, rate, state, etag, latest_version, create_time, update_time, pause"
 )
 
 

@@ -9,11 +9,13 @@ from cairn.journey.state import EventInput, Standing
 from cairn.testing.journeys import (
     Moment,
     Story,
+    end,
     event,
     passes,
     pause,
     play,
     profile,
+    run,
 )
 
 JOURNEY = """
@@ -142,3 +144,60 @@ def test_the_past_is_told_by_transitions_alone() -> None:
     )
     assert told.rules == ()
     assert "had not entered cart" in tell([], after="start", is_past=True).summary
+
+
+# Batch journeys
+
+BATCH = """
+name: back
+type: BATCH
+audience: profile.customer == true
+goal: {criteria: profile.bought == true}
+stages:
+  - name: one
+    entry: profile.lapsed > 30
+    steps: [{wait: {duration: 1d}}]
+"""
+IN = profile(customer=True, lapsed=40, bought=False)
+
+
+def tell_batch(*moments: Moment) -> Findings:
+    story = play(BATCH, *moments)
+    return explain_standing(
+        Known(
+            journey=story.journeys["back"],
+            profile=story.profile,
+            standing=story.standings.get("back", Standing()),
+            transitions=story.transitions[::-1],
+            recent=(),
+            at_us=story.now_us,
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("moments", "summary"),
+    [
+        ((profile(lapsed=40),), "ann never entered back; audience: `profile.customer` is not there, needed == true"),
+        ((profile(customer=True, lapsed=3),), "ann never entered back; entry: `profile.lapsed` was 3, needed > 30"),
+        ((IN, profile(bought=True)), "ann never entered back; goal: meets the goal, so that it begins nothing"),
+        ((IN,), "ann never entered back; the next run takes in who is like this."),
+        ((IN, end()), "ann never entered back; the journey ended at 2026-01-01T00:00:00Z."),
+        (
+            (IN, run()),
+            "ann is in `one`, waiting in `one/1` until the first run from 2026-01-02T00:00:00Z on since "
+            "2026-01-01T00:00:00Z because of run r1; goal not met: `profile.bought` was false, needed == true.",
+        ),
+        ((IN, run(), profile(bought=True)), "goal met, which the next run acts on: holds."),
+        ((IN, run(), profile(bought=True), run("1h"), profile(bought=False)), "ann is no longer in back: goal achieved at 2026-01-01T01:00:00Z; reentry: its rules"),
+    ],
+)  # fmt: skip
+def test_why_in_a_batch_journey(moments: tuple[Moment, ...], summary: str) -> None:
+    assert summary in tell_batch(*moments).summary
+
+
+def test_the_audience_is_a_rule_of_its_own() -> None:
+    assert [(each.rule, each.holds) for each in tell_batch(profile(customer=True)).rules] == [
+        ("audience", True),
+        ("entry", False),
+    ]

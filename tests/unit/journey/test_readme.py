@@ -24,22 +24,25 @@ YAML = blocks("yaml")
 JOURNEYS = [text for text in YAML if "\nstages:" in text]
 (CART,) = (text for text in JOURNEYS if "# cart.yaml" in text)
 (TRIAL,) = (text for text in JOURNEYS if "name: trial" in text)
+(WIN_BACK,) = (text for text in JOURNEYS if "# win-back.yaml" in text)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The files that the examples speak of."""
     (tmp_path / "cart.yaml").write_text(CART)
-    (tmp_path / "events.jsonl").write_text(blocks("jsonl")[0])
+    (tmp_path / "win-back.yaml").write_text(WIN_BACK)
+    for name, text in zip(("events", "people"), blocks("jsonl"), strict=True):
+        (tmp_path / f"{name}.jsonl").write_text(text)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_what_there_is() -> None:
     counts = [len(blocks(each)) for each in ("yaml", "jsonl", "cel", "python", "console")]
-    assert counts == [5, 1, 1, 1, 3]
+    assert counts == [6, 2, 1, 1, 4]
     assert README.count("```") == 2 * sum(counts)
-    assert len(JOURNEYS) == 4
+    assert len(JOURNEYS) == 5
 
 
 @pytest.mark.parametrize("text", JOURNEYS, ids=lambda text: text.split("\n")[0])
@@ -116,6 +119,10 @@ def test_bounds_are_those_of_the_code() -> None:
     assert f"more than {limits.MAX_STAGES} stages or {limits.MAX_ELEMENTS} elements" in README.replace(
         "\n", " "
     ).replace("  ", " ")
+    assert (
+        f"At most {limits.MAX_STAGES} stages, {limits.MAX_BATCH_ELEMENTS} elements, {limits.MAX_BATCH_STAGE_ELEMENTS} of them in a stage"
+        in README
+    )
     assert f"At most {limits.MAX_STEPS} steps run for one input" in README
     assert f"{limits.MIN_BRANCHES} to {limits.MAX_BRANCHES} branches" in README
     assert f"1 to {limits.MAX_VARIANTS} variants" in README
@@ -139,6 +146,14 @@ def test_arithmetic_takes_doubles_and_comparisons_mix() -> None:
     text = CART.replace('"cart_add"', '"cart_add" && profile.seats > 5 && profile.seats * 2.0 == 12.0')
     assert tell(text, event("cart_add"), attributes={"seats": 6})
     assert not tell(text.replace("2.0", "2"), event("cart_add"), attributes={"seats": 6})
+
+
+def test_a_schedule_is_what_a_batch_journey_runs_by() -> None:
+    journey, _ = read_journeys(WIN_BACK)
+    schedule = journey[0].schedule
+    assert schedule is not None
+    assert (schedule.cron, schedule.time_zone) == ("0 6 * * MON-FRI", "Europe/Berlin")
+    assert "five fields, minute, hour, day of month, month and day of week" in README
 
 
 def test_a_reminder_for_each_cart_three_hours_after_its_last_item() -> None:

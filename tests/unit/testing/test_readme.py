@@ -40,5 +40,7 @@ def test_a_failure_reads_as_shown(tmp_path: Path) -> None:
 def test_every_moment_of_the_table_is_there() -> None:
     rows = [line for line in README.splitlines() if line.startswith("| `")]
     named = set(re.findall(r"`([a-z]+)\(", "\n".join(rows)))
-    assert named == {"event", "profile", "passes", "publish", "pause", "resume", "end", "receipt", "alarm"}
+    assert named == {
+        "event", "profile", "passes", "publish", "pause", "resume", "end", "run", "receipt", "alarm",
+    }  # fmt: skip
     assert all(callable(getattr(journeys, name)) for name in named)

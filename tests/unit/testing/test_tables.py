@@ -19,6 +19,7 @@ from cairn.testing.journeys import (
     Publish,
     Receipt,
     Resume,
+    Run,
     TableError,
     read_table,
 )
@@ -90,6 +91,8 @@ cases:
       - when: {{event: look, at: -1h}}
       - when: {{profile: {{city: Kyoto, a: null}}, at: 2h, time_zone: Europe/Berlin}}
       - when: {{receipt: one/2}}
+      - when: {{run: cart, at: 3h}}
+      - when: {{run: }}
       - when: {{alarm: off}}
       - when: {{alarm: on}}
       - when: {{publish: [cart.yaml]}}
@@ -107,6 +110,8 @@ cases:
         Event("look", -hour),
         Change(2 * hour, {"city": "Kyoto", "a": None}, "Europe/Berlin"),
         Receipt("one/2"),
+        Run(3 * hour, "cart"),
+        Run(None, ""),
         Alarm(False),
         Alarm(True),
         Publish(CART),

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from cairn.api.activation.v1.activation_pb2 import Template
 from cairn.api.definition.v1.journey_pb2 import Journey, Segment
 from cairn.cli.failures import CommandError
+from cairn.journey.askable import unaskable_segments
 from cairn.journey.difference import written
 from cairn.journey.document import Document, read_documents
 from cairn.journey.parse import parse_journey
@@ -194,12 +195,17 @@ def _wrong_references(sources: Sequence[Source]) -> list[str]:
 
 
 def _wrong_segments(sources: Sequence[Source]) -> list[str]:
-    """What is wrong with segments, and which of them lead back to themselves."""
+    """What is wrong with segments, which of them lead back to themselves, and which no run of a journey can ask for."""
     drafts = segment_drafts(sources)
     graph = {name: draft.names for name, draft in drafts.items()}
+    criteria = {name: draft.segment.criteria for name, draft in drafts.items()}
     findings = []
     for source in sources:
         message = source.document.message
+        if isinstance(message, Journey):
+            findings += [
+                source.finding(each.path, each.message) for each in unaskable_segments(message, criteria)
+            ]
         if isinstance(message, Segment):
             wrong = segment_violations(segment_draft_of(message))
             findings += [source.finding(f"segment.{each.path}", each.message) for each in wrong]

@@ -25,6 +25,7 @@ from cairn.journey.live import LiveJourneys
 from cairn.journey.model import Journey
 from cairn.journey.parse import parse_journey
 from cairn.journey.simulation import (
+    MOST_RUNS,
     SimulatedEvent,
     SimulatedInput,
     SimulatedProfile,
@@ -82,12 +83,20 @@ EVENTS.jsonl has one JSON object a line, an event or a change of a profile, in a
 Examples:
   cairn simulate cart.yaml events.jsonl
   cairn simulate journeys/ events.jsonl --until 2026-04-01T00:00:00Z --json
+  cairn simulate win-back.yaml people.jsonl --run-at 2026-01-05T06:00:00Z --run-at 2026-01-06T06:00:00Z
   cairn events export | cairn simulate cart.yaml - --json
 """
 )
 @click.argument("journeys", metavar="JOURNEY.yaml")
 @click.argument("events", metavar="EVENTS.jsonl", type=click.File("rb"))
 @click.option("--until", metavar="TIME", default="", help="Stop the clock after this instant (RFC 3339).")
+@click.option(
+    "--run-at",
+    "run_at",
+    metavar="TIME",
+    multiple=True,
+    help="Run batch journeys at this instant (RFC 3339), and not by their schedules; may be repeated.",
+)
 @click.option(
     "--limit",
     type=click.IntRange(0),
@@ -96,18 +105,23 @@ Examples:
     help="In the table for people, at most this many lines; 0 for all.",
 )
 @json_option
-def simulate(journeys: str, events: IO[bytes], until: str, limit: int, as_json: bool) -> None:
+def simulate(
+    journeys: str, events: IO[bytes], until: str, run_at: tuple[str, ...], limit: int, as_json: bool
+) -> None:
     """Tell what journeys do with events, by the very machine that the services run, under a virtual clock.
 
     JOURNEY.yaml may hold several journeys, which run together, each as version 1, and segments; other documents are left
     aside. An event counts once for each profile and event_id. Messages go nowhere and count as sent at once. Without
     --until the clock runs until nothing is left to happen.
+
+    A batch journey runs over all profiles of the file, by its schedule from the first line up to --until, or to the last line; or at the times of --run-at.
     """
     if journeys == STDIN and _name(events) == "<stdin>":
         raise click.UsageError("Only one of JOURNEY.yaml and EVENTS.jsonl can be stdin.")
     live, missing = read_live(journeys)
-    until_us = read_until(until)
-    run = run_simulation(live, read_inputs(events), until_us)
+    until_us = read_moment(until, "--until")
+    run_at_us = [each for text in run_at if (each := read_moment(text, "--run-at")) is not None]
+    run = run_simulation(live, read_inputs(events), until_us, run_at_us)
     if as_json:
         print_lines(run)
     else:
@@ -139,14 +153,14 @@ def read_live(path: str) -> tuple[LiveJourneys, list[str]]:
     return live, sorted(named - set(segments))
 
 
-def read_until(text: str) -> int | None:
-    """The end of the run in microseconds, None for none. Raises click.BadParameter."""
+def read_moment(text: str, option: str) -> int | None:
+    """The time that an option gives in microseconds, None for none. Raises click.BadParameter."""
     if not text:
         return None
     try:
         return from_timestamp(parse_time(text))
     except ValueError as error:
-        raise click.BadParameter(f"{error}.", param_hint="--until") from None
+        raise click.BadParameter(f"{error}.", param_hint=option) from None
 
 
 def read_inputs(source: IO[bytes]) -> list[SimulatedInput]:
@@ -252,6 +266,7 @@ def notes(run: Simulation, missing: Sequence[str]) -> Iterator[str]:
         yield f"Repeated events that count once: {run.repeated:,}."
     if run.later:
         yield f"Lines of a time after --until, which were not taken: {run.later:,}."
+    yield from _notes_of_runs(run)
     if missing:
         yield f"Segments that are not defined here, and that nobody is in: {', '.join(missing)}."
     if run.unserved:
@@ -261,6 +276,25 @@ def notes(run: Simulation, missing: Sequence[str]) -> Iterator[str]:
         yield f"Criteria that failed on an input, and were false for it: {told}."
     if run.cut:
         yield f"Stopped long after the last input, though more would happen: {_some(run.cut)}. --until says how far to go."
+
+
+def _notes_of_runs(run: Simulation) -> Iterator[str]:
+    """How often batch journeys ran, and why one did not."""
+    for journey_id, count in run.runs.items():
+        journey = run.live.get(journey_id)
+        scheduled = journey is not None and journey.newest.schedule is not None
+        if count >= MOST_RUNS:
+            yield f"{journey_id} ran {count:,} times, and no more: --run-at says when it runs."
+        elif count and not run.run_at_us:
+            yield f"{journey_id} ran by its schedule up to {_show(run.run_until_us)}, {_times(count)}; --until goes on, --run-at says when it runs."
+        elif not count and scheduled:
+            yield f"{journey_id} did not run: its schedule is not due by {_show(run.run_until_us)}; --until goes on, --run-at says when it runs."
+        elif not count:
+            yield f"{journey_id} did not run: it has no schedule; --run-at TIME says when it runs."
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"
 
 
 def _read_line(text: bytes) -> SimulatedInput:

@@ -81,9 +81,20 @@ def of_ways(kind: StepKind) -> tuple[Words, ...]:
 
 def of_entry(journey: Journey) -> Words:
     """What begins the journey."""
+    if journey.audience is not None:
+        audience, entry = journey.audience.source, journey.entry
+        code = audience if entry.constant is True else f"({audience}) && ({entry.source})"
+        return Words("entry", "entry", of_runs(journey), code)
     return Words(
         "entry", "entry", f"one for each {'.'.join(journey.key)}" if journey.key else "", journey.entry.source
     )
+
+
+def of_runs(journey: Journey) -> str:
+    """When a batch journey runs."""
+    if journey.schedule is None:
+        return "at each run"
+    return f"at each run, {journey.schedule.cron} {journey.schedule.time_zone}"
 
 
 def of_milestone(journey: Journey, stage: int) -> Words:

@@ -419,5 +419,6 @@ class Running:
 
     def cancel_timer(self, enrollment: Enrollment) -> None:
         if enrollment.wake_us:
-            self.effects.append(CancelTimer(enrollment.timer_id))
+            if not self.journey.is_batch:
+                self.effects.append(CancelTimer(enrollment.timer_id))
             enrollment.wake_us = 0

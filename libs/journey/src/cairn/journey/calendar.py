@@ -31,6 +31,21 @@ def next_time_of_day(start_us: int, zone: str, minute: int, weekdays: Collection
     raise OverflowError("no such time of day within two weeks")
 
 
+def wall_of(zone: str, time_us: int) -> datetime:
+    """What a clock in the zone shows at a moment, written as if it were UTC. Raises OverflowError beyond the year 9999."""
+    return to_datetime(time_us).astimezone(_zone(zone)).replace(tzinfo=UTC, fold=0)
+
+
+def instant_of(zone: str, wall: datetime) -> datetime:
+    """The moment, in UTC, at which a clock in the zone shows a wall time, which is naive: the first of two, the first instant after a gap."""
+    tz = _zone(zone)
+    local = wall.replace(tzinfo=tz, fold=0)
+    moment = local.astimezone(UTC)
+    if moment.astimezone(tz).replace(tzinfo=None) != wall:
+        moment = _end_of_gap(tz, local)
+    return moment
+
+
 @lru_cache(maxsize=1024)
 def is_time_zone(name: str) -> bool:
     """Whether an IANA time zone of that name exists."""
@@ -52,13 +67,8 @@ def _zone(name: str) -> ZoneInfo:
 @lru_cache(maxsize=4096)
 def _moment(zone: str, day: date, minute: int) -> tuple[datetime, int]:
     """The instant of a time of day, and its weekday; -1 when the zone's calendar has no such day."""
-    tz = _zone(zone)
-    local = datetime.combine(day, time(minute // 60, minute % 60), tz)
-    moment = local.astimezone(UTC)
-    shown = moment.astimezone(tz)
-    if shown.replace(tzinfo=None) != local.replace(tzinfo=None):
-        moment = _end_of_gap(tz, local)
-        shown = moment.astimezone(tz)
+    moment = instant_of(zone, datetime.combine(day, time(minute // 60, minute % 60)))
+    shown = moment.astimezone(_zone(zone))
     # A day that the zone left out altogether has no such time.
     return moment, shown.weekday() if shown.date() == day else -1
 

@@ -25,6 +25,7 @@ from cairn.journey.state import (
     Profile,
     ProfileInput,
     ReceiptInput,
+    RunInput,
     Standing,
     StartInput,
     StartJourney,
@@ -90,7 +91,7 @@ def dispatch_profile(
     changed = run.out.standings
     reached = set(live.ids_by_profile)
     for standing_id, standing in ({**standings, **changed} if changed else standings).items():
-        if standing is not None and _is_open(standing):
+        if standing is not None and _is_open(standing) and standing_id not in live.batch_ids:
             reached.add(standing_id)
     for standing_id in sorted(reached):
         journey_id, _, key = standing_id.partition("/")
@@ -126,6 +127,27 @@ def dispatch_to(
         ):
             run.catch_up(input.time_us, profile)
         run.one(journey, standing_id, key, input, profile)
+    return run.finish()
+
+
+def dispatch_run(
+    live: LiveJourneys,
+    profile: Profile,
+    standings: Mapping[str, Standing],
+    journey_id: str,
+    input: RunInput,
+) -> Dispatched:
+    """What a run of a batch journey does to one profile: nothing a second time. Raises UnknownVersionError when the journey is not served here."""
+    journey = live.get(journey_id)
+    if journey is None:
+        raise UnknownVersionError(journey_id)
+    run = _Dispatcher(live, profile, standings, Dispatched(profile))
+    run.one(journey, journey_id, "", input, profile)
+    if run.starts and run.is_behind(input.time_us):
+        # What was due elsewhere before may have begun the same journey first. Nobody else sees what a run does.
+        run = _Dispatcher(live, profile, standings, Dispatched(profile))
+        run.catch_up(input.time_us, profile)
+        run.one(journey, journey_id, "", input, profile)
     return run.finish()
 
 
@@ -184,7 +206,8 @@ class _Dispatcher(msgspec.Struct, eq=False, gc=False):
         for standing in self.standings.values():
             enrollment = standing.enrollment
             if enrollment is not None and 0 < enrollment.wake_us < time_us:
-                return True
+                # Of batch journeys only a run applies what is due.
+                return not self.live.batch_ids or self._earliest(time_us, set()) is not None
         return False
 
     def catch_up(self, time_us: int, before: Profile) -> None:
@@ -220,7 +243,7 @@ class _Dispatcher(msgspec.Struct, eq=False, gc=False):
         found: tuple[int, str] | None = None
         standings = {**self.standings, **self.out.standings} if self.out.standings else self.standings
         for standing_id, standing in standings.items():
-            if standing is not None and standing_id not in stuck:
+            if standing is not None and standing_id not in stuck and standing_id not in self.live.batch_ids:
                 due_us = self._due_us(standing_id, standing, time_us)
                 if due_us:
                     found = min(found or (due_us, standing_id), (due_us, standing_id))

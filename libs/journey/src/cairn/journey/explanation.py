@@ -98,7 +98,8 @@ def _inside(known: Known, plan: Plan, enrollment: Enrollment, rules: Sequence[Ru
     if since is not None and since.cause:
         parts[0] += f" since {format_time(since.time_us)} because of {since.cause}"
     if rules and rules[0].rule == "goal":
-        parts.append(f"goal not met: {rules[0].sentence}")
+        met = "met, which the next run acts on" if rules[0].holds and known.journey.is_batch else "not met"
+        parts.append(f"goal {met}: {rules[0].sentence}")
     return "; ".join(parts) + "."
 
 
@@ -112,7 +113,10 @@ def _doing(known: Known, plan: Plan, enrollment: Enrollment) -> str:
     step_id = getattr(step, "step_id", "")
     if pause is not None:
         return f"waiting in `{step_id}`, while the journey is paused ({pause.mode.name})"
-    return f"waiting in `{step_id}` until {format_time(enrollment.wait_until_us)}"
+    # What is due in a batch journey, its next run does.
+    first = "the first run from " if known.journey.is_batch else ""
+    then = " on" if known.journey.is_batch else ""
+    return f"waiting in `{step_id}` until {first}{format_time(enrollment.wait_until_us)}{then}"
 
 
 def _rules(
@@ -169,8 +173,11 @@ def _finding(
 def _entry_rules(known: Known, event: EventInput | None) -> Iterator[RuleFinding]:
     newest, standing = known.journey.newest, known.standing
     at_us = known.at_us if event is None else event.time_us
+    if newest.audience is not None:
+        yield _finding(known, newest, "audience", newest.audience, None, event, at_us)
     yield _finding(known, newest, "entry", newest.entry, None, event, at_us)
-    if newest.goal is not None and event is not None:
+    # A run meets the goal without an event.
+    if newest.goal is not None and (event is not None or newest.is_batch):
         goal = _finding(known, newest, "goal", newest.goal, None, event, at_us)
         if goal.holds:
             yield RuleFinding("goal", True, "meets the goal, so that it begins nothing", goal.criteria)
@@ -202,9 +209,20 @@ def _outside(known: Known, rules: Sequence[RuleFinding], inputs: Sequence[InputF
     if inputs:
         parts.append(f"nearest miss: {inputs[0].sentence}")
     elif len(parts) == 1:
-        parts.append(f"entry: {rules[0].sentence}")
+        parts += _why_not(known, rules)
     parts += [each.sentence for each in rules if each.rule == "journey"]
     return "; ".join(parts) + "."
+
+
+def _why_not(known: Known, rules: Sequence[RuleFinding]) -> list[str]:
+    """The rule that keeps somebody out; of a batch journey that none does, unless it has ended."""
+    gates = [each for each in rules if each.rule in ("audience", "entry")]
+    if known.journey.is_batch:
+        gates = [each for each in gates if not each.holds]
+        gates += [each for each in rules if each.rule in ("goal", "reentry")]
+        if not gates and known.journey.end_us is None:
+            return ["the next run takes in who is like this"]
+    return [f"{each.rule}: {each.sentence}" for each in gates[:1]]
 
 
 _REFUSALS = {

@@ -12,6 +12,13 @@ MAX_STAGES: Final = 8
 MAX_ELEMENTS: Final = 24
 """Of a real-time journey: the entry criteria, each milestone and each step count one."""
 
+MAX_BATCH_ELEMENTS: Final = 120
+MAX_BATCH_STAGE_ELEMENTS: Final = 70
+"""Of a batch journey, and of one stage of it."""
+
+MAX_RATE: Final = 1_000_000_000
+"""Activations of a run in a second, a minute or an hour."""
+
 MAX_EXITS: Final = 16
 """Exit criteria in one list."""
 

@@ -43,6 +43,8 @@ class LiveJourney:
     """Whether it was ever paused or has ended."""
     event_names: frozenset[str] | None = field(init=False)
     is_keyed: bool = field(init=False)
+    is_batch: bool = field(init=False)
+    """Whether runs move it, rather than events, changes of profiles and timers. A journey keeps its type in all its versions."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "newest", self.plans[max(self.plans)])
@@ -54,6 +56,7 @@ class LiveJourney:
             names = None if names is None or more is None else names | more
         object.__setattr__(self, "event_names", names)
         object.__setattr__(self, "is_keyed", any(plan.key for plan in self.plans.values()))
+        object.__setattr__(self, "is_batch", self.newest.is_batch)
         if self.end_us is not None and self.pauses and self.pauses[-1].until_us is None:
             # The end of a journey ends its pause.
             last = Pause(self.pauses[-1].mode, self.pauses[-1].since_us, self.end_us)
@@ -72,16 +75,20 @@ class LiveJourney:
 
 
 class LiveJourneys:
-    """All journeys that are served, and an index of which inputs concern them. Immutable."""
+    """All journeys that are served, and an index of which inputs concern them. Immutable.
+
+    Batch journeys are in none of the indexes: only runs concern them. What their criteria ask of behavior is kept all the same.
+    """
 
     def __init__(self, journeys: Iterable[LiveJourney] = ()) -> None:
         by_id = {journey.journey_id: journey for journey in journeys}
         # One order wherever and whenever: of two that jump to the same third, the first is the one that begins it.
         self._journeys = dict(sorted(by_id.items()))
         served = self._journeys.values()
-        everyone = tuple(journey for journey in served if journey.event_names is None)
+        moved_by_inputs = tuple(journey for journey in served if not journey.is_batch)
+        everyone = tuple(journey for journey in moved_by_inputs if journey.event_names is None)
         by_event: dict[str, list[LiveJourney]] = {}
-        for journey in served:
+        for journey in moved_by_inputs:
             for name in journey.event_names or ():
                 by_event.setdefault(name, []).append(journey)
         self._by_any_event = everyone
@@ -91,8 +98,10 @@ class LiveJourneys:
         }
         self.have_lives = any(journey.has_lived for journey in served)
         """Whether any journey was ever paused or has ended: else nobody has to ask."""
-        self.by_profile = tuple(journey for journey in served if journey.can_begin_by_profile)
+        self.by_profile = tuple(journey for journey in moved_by_inputs if journey.can_begin_by_profile)
         self.ids_by_profile = frozenset(journey.journey_id for journey in self.by_profile)
+        self.batch_ids = frozenset(journey.journey_id for journey in served if journey.is_batch)
+        """The ids of the batch journeys; those of the standings with them as well, as they have no keys."""
         self.needs: Mapping[str, Need] = needs_of(
             ask
             for journey in served
@@ -104,6 +113,10 @@ class LiveJourneys:
     def get(self, journey_id: str) -> LiveJourney | None:
         """A journey, or None."""
         return self._journeys.get(journey_id)
+
+    def has_need(self, name: str) -> bool:
+        """Whether a profile's behavior has to keep events of this name, whether they move a journey or not."""
+        return name in self.needs
 
     def concerned_by_event(self, name: str) -> tuple[LiveJourney, ...]:
         """The journeys that events of this name reach."""

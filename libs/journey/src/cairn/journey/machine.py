@@ -1,8 +1,7 @@
 """Owns the life cycle: `advance` is the only place where an enrollment changes.
 
-For each input, in this order, the first that holds acts: the goal, an exit of the journey, an exit of the stage, a
-milestone, the current step. Time is the input's own; nothing here knows a clock. What the steps of a stage do is in
-`_running`, who an input reaches in `dispatch`.
+What each kind of input is tested for, who begins, and what pauses and the end of a journey do. Time is the input's own; nothing here
+knows a clock. Which rule acts is in `_rules`, what the steps of a stage do in `_running`, who an input reaches in `dispatch`.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,11 +9,11 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from cairn.journey._running import Running, UnknownVersionError
-from cairn.journey.dues import next_due_us, shift, stale_exits
+from cairn.journey._rules import Ruled
+from cairn.journey._running import UnknownVersionError
+from cairn.journey.dues import shift
 from cairn.journey.live import LiveJourney, Pause, PauseMode
-from cairn.journey.model import ExitCriterion
-from cairn.journey.plan import GOAL, Plan, Rule, WaitForConditionInstruction
+from cairn.journey.plan import Plan
 from cairn.journey.reentry import enrollment_id_of, refusal
 from cairn.journey.state import (
     HELD,
@@ -25,12 +24,15 @@ from cairn.journey.state import (
     Input,
     Json,
     Kind,
+    LastRun,
     LifeInput,
     Outcome,
     Profile,
     ProfileInput,
     ReceiptInput,
     RememberedEntry,
+    RequestActivation,
+    RunInput,
     ScheduleTimer,
     Standing,
     StartInput,
@@ -43,7 +45,6 @@ from cairn.rules import Criteria
 __all__ = ["UnknownVersionError", "advance"]
 
 _ENTERED: Final = Kind.ENTERED
-_GOAL_ACHIEVED: Final = Kind.GOAL_ACHIEVED
 
 
 def advance(
@@ -60,15 +61,15 @@ def advance(
 
     `profile` is as it is with the input, `previous` as it was until then (default: the same): what was due before sees that.
     `key` is the value that the standing is for in a keyed journey; without `may_enter` the input begins nothing there.
-    A timer or a receipt that is no longer of interest gives back the very same standing.
+    A timer or a receipt that is no longer of interest, and a run that changes nothing or came by before, give back the very same standing.
     Raises UnknownVersionError when the open enrollment's version is not among the journey's plans.
     """
     run = _Run(journey, profile, previous or profile, standing, key)
     return _TAKES[type(input)](run, input, may_enter)
 
 
-class _Run(Running):
-    """One input on one standing: who it is tested for, and which rule acts."""
+class _Run(Ruled):
+    """One input on one standing: what each kind of input is tested for, who begins, and the life of the journey."""
 
     __slots__ = ()
 
@@ -90,17 +91,29 @@ class _Run(Running):
 
     def take_timer(self, input: TimerInput, _: bool) -> Outcome:
         enrollment = self.enrollment
-        if enrollment is None or not enrollment.wake_us or input.timer_id != enrollment.timer_id:
+        if (
+            enrollment is None
+            or not enrollment.wake_us
+            or input.timer_id != enrollment.timer_id
+            or self.journey.is_batch
+        ):
             return Outcome(self.before)
         enrollment.wake_us = 0
         self.live_through()
         return self.outcome(self.pass_time(input.time_us))
 
     def take_life(self, input: LifeInput, _: bool) -> Outcome:
-        self.live_through()
-        if self.enrollment is None and self.standing is self.before:
+        if self.journey.is_batch and not self.is_moved_by_life():
             return Outcome(self.before)
-        return self.outcome(self.pass_time(input.time_us))
+        self.live_through()
+        enrollment = self.enrollment
+        if enrollment is None and self.standing is self.before:
+            return Outcome(self.before)
+        until_us = input.time_us
+        if enrollment is not None and self.journey.is_batch:
+            # What is due there is left to the next run.
+            until_us = enrollment.now_us
+        return self.outcome(self.pass_time(until_us))
 
     def take(self, input: EventInput | ProfileInput, may_enter: bool) -> Outcome:
         """An event or a change of the profile: what was due before it, the input itself, what is due with it."""
@@ -127,9 +140,47 @@ class _Run(Running):
         enrollment = self.enrollment
         return self.outcome(None if enrollment is None else self.pass_time(enrollment.now_us))
 
+    def take_run(self, input: RunInput, may_enter: bool) -> Outcome:
+        """A run comes by: what was due before it, the rules with it, what is due with it.
+
+        It looks at everybody each time: so it keeps no time of a goal that holds again, and tells of nobody who may not enter.
+        """
+        time_us, last = input.time_us, self.before.last_run
+        if last is not None and time_us <= last.time_us:
+            return Outcome(self.before)
+        self.catch_up(time_us - 1)
+        self.see(None, f"run {input.run_id}", time_us)
+        current, newest, moved = self.enrollment, self.journey.newest, False
+        if current is not None:
+            # Who jumped in while the run was under way is ahead of it.
+            self.at_us = current.now_us = max(time_us, current.now_us)
+        chances = newest.chances(None)
+        # As of no time, so that it is not kept.
+        goal_met = chances.goal is not None and self.remember_goal(chances.goal, 0)
+        if current is not None:
+            moved = self.test_and_move(current, goal_met if self.plan is newest else None)
+            moved = moved or self.meet_condition(current)
+        if chances.entry is not None and may_enter and not moved and not goal_met:
+            restarts = self.enrollment is not None and not self.is_at_rest(self.enrollment)
+            if restarts or not refusal(newest, self.standing, time_us):
+                self.try_entry(chances.entry, time_us, newest.audience)
+        enrollment = self.enrollment
+        due = None if enrollment is None else self.pass_time(enrollment.now_us)
+        if not self.transitions and self.standing is self.before:
+            return Outcome(self.before, failures=self.failures)
+        self.writable().last_run = LastRun(
+            time_us,
+            sum(type(effect) is RequestActivation for effect in self.effects),
+            any(each.kind is _ENTERED for each in self.transitions),
+        )
+        return self.outcome(due)
+
     def take_start(self, input: StartInput, _: bool) -> Outcome:
         """A jump arrives. It is an input of its own to this journey, whose entry criteria it need not meet."""
-        self.catch_up(input.time_us - 1)
+        if self.journey.is_batch:
+            self.live_through()
+        else:
+            self.catch_up(input.time_us - 1)
         self.steps = input.steps
         event = stored_input(input.event) if input.event else None
         self.see(event, f"jump {input.from_journey}", input.time_us)
@@ -146,15 +197,6 @@ class _Run(Running):
         )
         enrollment = self.enrollment
         return self.outcome(None if enrollment is None else self.pass_time(enrollment.now_us))
-
-    def see(self, input: EventInput | None, cause: str, time_us: int) -> None:
-        """From here on the input is what criteria read and what caused the changes."""
-        self.input, self.cause, self.at_us = input, cause, time_us
-        if input is None:
-            self.event = self.event_name = None
-        else:
-            self.event = input.view
-            self.event_name = input.view["name"]
 
     def keep_latest(self, enrollment: Enrollment, input: EventInput) -> None:
         """The latest event is the one that happened last, not the one that came last."""
@@ -176,118 +218,6 @@ class _Run(Running):
         self.pass_time(until_us)
         self.profile, self.steps = profile, 0
 
-    def pass_time(self, until_us: int) -> int | None:
-        """Applies all that is due up to and including a moment, in order of due time. Each is an input of its own, without an event.
-
-        Returns when time will next do something to the open enrollment; None when it never will.
-        """
-        enrollment = self.enrollment
-        if enrollment is None or (self.pause is not None and self.is_frozen):
-            return None
-        due = next_due_us(self.plan, enrollment)
-        if due is None or due > until_us:
-            return due
-        seen = self.input, self.cause, self.at_us, self.late_us
-        while due is not None and due <= until_us:
-            if due > enrollment.now_us:
-                # Steps are counted by the instant: what takes time can't go round in one.
-                enrollment.now_us, self.steps = due, 0
-            self.see(None, "timer", enrollment.now_us)
-            self.late_us = 0
-            self.apply_due(enrollment)
-            due = next_due_us(self.plan, enrollment) if self.enrollment is enrollment else None
-        input, cause, at_us, self.late_us = seen
-        self.see(input, cause, at_us)
-        return due
-
-    def apply_due(self, enrollment: Enrollment) -> None:
-        stale = stale_exits(self.plan, enrollment)
-        if self.test_and_move(enrollment, None, stale):
-            return
-        if enrollment.state is WAITING:
-            self.end_wait(enrollment, met=False)
-        else:
-            self.end(enrollment, Kind.COMPLETED)
-
-    # The rules, in their order
-
-    def test_and_move(
-        self,
-        enrollment: Enrollment,
-        goal_met: bool | None,
-        stale: tuple[ExitCriterion, ...] = (),
-    ) -> bool:
-        """Tests rules 1 to 4 and acts on the first that holds. `goal_met` None: not known yet."""
-        rules = self.plan.chances(self.event_name).rules[enrollment.stage]
-        if not rules:
-            return False
-        held = []
-        for rule in rules:
-            if rule.criteria is None:
-                holds = bool(stale) and any(rule.exit is each for each in stale)
-            elif goal_met is not None and rule.name == GOAL:
-                holds = goal_met
-            else:
-                holds = self.holds(rule.criteria, enrollment)
-            if holds:
-                held.append(rule)
-        if not held:
-            return False
-        also_held = [rule.name for rule in held[1:]] if len(held) > 1 else []
-        if self.step_holds(enrollment):
-            also_held.append(f"step {self.plan.program[enrollment.position].step_id}")  # type: ignore[union-attr]
-        self.move(enrollment, held[0], also_held)
-        return True
-
-    def step_holds(self, enrollment: Enrollment) -> bool:
-        """Whether rule 5 holds: the current step is a wait that expires, or one whose condition is met. An event of the same
-        instant comes before the expiry."""
-        if enrollment.state is not WAITING or not enrollment.wait_until_us:
-            return False
-        if self.cause == "timer":
-            return enrollment.wait_until_us <= enrollment.now_us
-        instruction = self.plan.program[enrollment.position]
-        return type(instruction) is WaitForConditionInstruction and self.can_hold(
-            instruction.criteria, enrollment
-        )
-
-    def meet_condition(self, enrollment: Enrollment) -> bool:
-        """Rule 5 for an input that is no timer: goes on if the condition that is waited for is met."""
-        instruction = self.plan.program[enrollment.position]
-        if type(instruction) is not WaitForConditionInstruction or not self.step_holds(enrollment):
-            return False
-        self.end_wait(enrollment, met=True)
-        return True
-
-    def move(self, enrollment: Enrollment, rule: Rule, also_held: list[str]) -> None:
-        more: Json = {"also_held": also_held} if also_held else {}
-        if self.late_us:
-            more["late_seconds"] = self.late_us / 1_000_000
-        self.leave_step(enrollment, rule.name)
-        name = rule.exit.name if rule.exit is not None else ""
-        if rule.exit is None and rule.to is None:
-            self.achieve_goal(enrollment, more)
-        elif rule.to is None:
-            self.end(enrollment, Kind.EXITED, {"exit": name, **more}, name)
-        else:
-            if name:
-                more = {"exit": name, **more}
-            else:
-                for skipped in range(enrollment.stage + 1, rule.to):
-                    self.record(Kind.STAGE_SKIPPED, enrollment, "", None, skipped)
-            self.enter_stage(enrollment, rule.to, more)
-            self.go_on(enrollment)
-
-    def achieve_goal(self, enrollment: Enrollment, detail: Json) -> None:
-        target = self.plan.goal_target
-        if target is not None:
-            detail = {"journey": target.journey_id, "stage": target.stage, **detail}
-        self.writable().achieved = True
-        entry, latest = enrollment.entry, enrollment.latest_event
-        self.end(enrollment, _GOAL_ACHIEVED, detail)
-        if target is not None:
-            self.start(target, enrollment, entry, latest)
-
     # Entry
 
     def remember_goal(self, goal: Criteria, time_us: int) -> bool:
@@ -299,14 +229,15 @@ class _Run(Running):
             self.writable().goal_us = time_us
         return met
 
-    def try_entry(self, entry: Criteria, time_us: int) -> None:
-        """Begins an enrollment in the newest version if the input meets its entry criteria and no rule of re-entry forbids it."""
+    def try_entry(self, entry: Criteria, time_us: int, audience: Criteria | None = None) -> None:
+        """Begins an enrollment in the newest version if the input meets its entry criteria, the profile is in the audience, and no rule of
+        re-entry forbids it."""
         current = self.enrollment
         if current is not None and not self.may_begin(current):
             return
         plan, self.plan, at_us = self.plan, self.journey.newest, self.at_us
         self.at_us = time_us
-        holds = self.holds(entry, None)
+        holds = (audience is None or self.holds(audience, None)) and self.holds(entry, None)
         self.plan, self.at_us = plan, at_us
         if not holds:
             return
@@ -411,6 +342,16 @@ class _Run(Running):
 
     # The life of the journey
 
+    def is_moved_by_life(self) -> bool:
+        """Whether what became of a batch journey changes the standing at once, rather than with the next run: it holds something, or is removed."""
+        if self.standing.remembered is not None:
+            return True
+        enrollment, journey = self.enrollment, self.journey
+        if enrollment is None:
+            return False
+        drops = any(each.mode is PauseMode.DROP for each in journey.pauses[self.standing.pauses :])
+        return enrollment.state is HELD or drops or (journey.end_us is not None and journey.removes)
+
     def live_through(self) -> None:
         """Applies the pauses that the enrollment has not lived through yet, and the end of the journey."""
         journey = self.journey
@@ -423,15 +364,17 @@ class _Run(Running):
             if concerned and self.lived != self.standing.pauses:
                 self.writable().pauses = self.lived
         if journey.end_us is not None and journey.removes:
-            # A pause that only the end ended held everything until then: nothing may act in between.
-            if not (journey.pauses and journey.pauses[-1].until_us == journey.end_us):
+            # A pause that only the end ended held everything until then: nothing may act in between. Nor what no run has come for.
+            if not (journey.is_batch or (journey.pauses and journey.pauses[-1].until_us == journey.end_us)):
                 self.pass_time(journey.end_us - 1)
             if self.enrollment is not None:
                 self.remove(self.enrollment, journey.end_us, "end")
 
     def live_through_one(self, pause: Pause) -> None:
         """One pause: what was due before it, what it does to the enrollment, and if it is over, its resume."""
-        self.pass_time(pause.since_us - 1)
+        # What was due in a batch journey before, a run applies; none does while the pause lasts, or to who is removed.
+        if not self.journey.is_batch or (pause.until_us is not None and pause.mode is not PauseMode.DROP):
+            self.pass_time(pause.since_us - 1)
         if pause.mode is PauseMode.DROP and self.enrollment is not None:
             self.remove(self.enrollment, pause.since_us, "pause")
         self.pause = pause
@@ -486,8 +429,9 @@ class _Run(Running):
             if due is not None and due != enrollment.wake_us:
                 self.cancel_timer(enrollment)
                 enrollment.wake_us = due
-                enrollment.wake_number += 1
-                self.effects.append(ScheduleTimer(enrollment.timer_id, due))
+                if not self.journey.is_batch:
+                    enrollment.wake_number += 1
+                    self.effects.append(ScheduleTimer(enrollment.timer_id, due))
             self.writable().enrollment = enrollment
         return Outcome(self.standing, self.effects, self.transitions, self.failures, self.starts)
 
@@ -497,6 +441,7 @@ _TAKES: Final[Mapping[type[Input], Callable[[_Run, Any, bool], Outcome]]] = {
     TimerInput: _Run.take_timer,
     ReceiptInput: _Run.take_receipt,
     ProfileInput: _Run.take,
+    RunInput: _Run.take_run,
     StartInput: _Run.take_start,
     LifeInput: _Run.take_life,
 }

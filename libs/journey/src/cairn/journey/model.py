@@ -39,6 +39,31 @@ class AudienceUntil(enum.IntEnum):
     GOAL = 3
 
 
+class MissedRun(enum.IntEnum):
+    """What becomes of runs that were due while nobody could begin one: one, late, for all of them, or none. The numbers are those of the
+    contract."""
+
+    RUN_LATE = 1
+    SKIP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When a batch journey runs: five fields of cron, as `cairn.journey.cron` reads them, in an IANA time zone."""
+
+    cron: str
+    time_zone: str
+    missed: MissedRun = MissedRun.RUN_LATE
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `count` activations in `per_us` microseconds."""
+
+    count: int
+    per_us: int
+
+
 @dataclass(frozen=True, slots=True)
 class Reentry:
     """The rules of re-entry; `max_entries` 0 means no limit."""
@@ -184,6 +209,8 @@ class Journey:
 
     `key` is the path of the event property that tells its enrollments apart, empty for none; `time_zone` is for profiles
     that have none, empty when the journey says nothing of it; `goal_target` is the journey that is begun when the goal is achieved.
+    A batch journey is moved by runs alone: `audience` is who can enter it, `schedule` when it runs by itself, `rate` how fast a run may hand over
+    activations. A real-time one has none of these.
     """
 
     journey_id: str
@@ -196,6 +223,10 @@ class Journey:
     key: tuple[str, ...] = ()
     time_zone: str = ""
     goal_target: Target | None = field(default=None)
+    is_batch: bool = False
+    audience: Criteria | None = None
+    schedule: Schedule | None = None
+    rate: Rate | None = None
 
 
 def ways(kind: StepKind) -> tuple[tuple[str, tuple[Step, ...]], ...]:

@@ -9,16 +9,30 @@ from cairn.journey import limits
 from cairn.journey._reader import quote
 from cairn.journey._steps import StepReader
 from cairn.journey.calendar import is_time_zone
-from cairn.journey.model import ExitCriterion, Journey, Reentry, ReentryMode, Stage, Target, WhileActive
+from cairn.journey.cron import CronError, parse_cron
+from cairn.journey.model import (
+    ExitCriterion,
+    Journey,
+    MissedRun,
+    Rate,
+    Reentry,
+    ReentryMode,
+    Schedule,
+    Stage,
+    Target,
+    WhileActive,
+)
 from cairn.journey.references import loops_in
 from cairn.journey.violations import Violation
-from cairn.journey.walk import count_elements, short_name
+from cairn.journey.walk import count_elements, count_stage_elements, short_name
 from cairn.rules import Criteria, Scope, compile_criteria
 
 __all__ = ["count_elements", "parse_journey", "short_name"]
 
 _KEY: Final = re.compile(r"event\.properties((?:\.[A-Za-z_][A-Za-z0-9_]*)+)", re.ASCII)
 _KEY_QUOTED: Final = re.compile(r"""event\.properties\[(?:"([^"\\]+)"|'([^'\\]+)')\]""")
+_RATE: Final = re.compile(r"([0-9]{1,10})/([smh])", re.ASCII)
+_RATE_UNITS_US: Final = {"s": limits.SECOND_US, "m": limits.MINUTE_US, "h": limits.HOUR_US}
 _NO_ENTRY: Final = compile_criteria("false", Scope.ENTRY)
 
 
@@ -37,6 +51,7 @@ class _Parser(StepReader):
 
     def journey(self, message: pb.Journey) -> Journey:
         self.own_id = self.identifier("name", short_name("journeys", message.name))
+        self.is_batch = message.type == pb.JOURNEY_TYPE_BATCH
         self.head(message)
         self.size(message)
         names = self.stage_names = self.names_of_stages(message)
@@ -52,6 +67,10 @@ class _Parser(StepReader):
             key=self.key(message.key),
             time_zone=self.time_zone(message.time_zone),
             goal_target=goal_target,
+            is_batch=self.is_batch,
+            audience=self.audience(message),
+            schedule=self.schedule(message),
+            rate=self.rate(message),
         )
         # Of a journey that is not sound otherwise, ways can't be told.
         if not self.violations:
@@ -65,18 +84,26 @@ class _Parser(StepReader):
             self.wrong(
                 "stages", f"has {len(message.stages)} stages; a journey has at most {limits.MAX_STAGES}"
             )
-        if (elements := count_elements(message)) > limits.MAX_ELEMENTS:
+        most = limits.MAX_BATCH_ELEMENTS if self.is_batch else limits.MAX_ELEMENTS
+        if (elements := count_elements(message)) > most:
             self.wrong(
                 "stages",
                 f"has {elements} elements (the entry criteria, each milestone and each step count one); "
-                f"a real-time journey has at most {limits.MAX_ELEMENTS}",
+                f"a {'batch' if self.is_batch else 'real-time'} journey has at most {most}",
             )
+        for index, stage in enumerate(message.stages):
+            elements = count_stage_elements(stage)
+            if self.is_batch and elements > limits.MAX_BATCH_STAGE_ELEMENTS:
+                self.wrong(
+                    f"stages[{index}]",
+                    f"has {elements} elements; a stage of a batch journey has at most {limits.MAX_BATCH_STAGE_ELEMENTS}",
+                )
 
     def head(self, message: pb.Journey) -> None:
         if message.type == pb.JOURNEY_TYPE_UNSPECIFIED:
-            self.wrong("type", "is missing; say REAL_TIME")
-        elif message.type != pb.JOURNEY_TYPE_REAL_TIME:
-            self.wrong("type", f"is {message.type}, which is no type; say REAL_TIME")
+            self.wrong("type", "is missing; say REAL_TIME or BATCH")
+        elif message.type not in pb.JourneyType.values():
+            self.wrong("type", f"is {message.type}, which is no type; say REAL_TIME or BATCH")
         if message.purpose.kind not in pb.PurposeKind.values():
             self.wrong("purpose.kind", f"is {message.purpose.kind}, which is no kind of purpose")
         if (length := len(message.purpose.description)) > limits.MAX_DESCRIPTION:
@@ -86,6 +113,9 @@ class _Parser(StepReader):
 
     def key(self, source: str) -> tuple[str, ...]:
         if not source:
+            return ()
+        if self.is_batch:
+            self.wrong("key", "is given; it names an event property, and a BATCH journey reads no event")
             return ()
         if len(source) <= limits.MAX_KEY_BYTES:
             if dotted := _KEY.fullmatch(source):
@@ -99,6 +129,56 @@ class _Parser(StepReader):
         if name and not is_time_zone(name):
             self.wrong("time_zone", f"is {quote(name)}, which is no IANA time zone; one is Asia/Tokyo")
         return name
+
+    def audience(self, message: pb.Journey) -> Criteria | None:
+        if not self.is_batch:
+            self.only_batch("audience", message.audience, "say who can enter in stages[0].entry")
+        elif message.audience:
+            return self.criteria("audience", message.audience)
+        else:
+            self.wrong(
+                "audience", 'is missing; a BATCH journey is for those who meet one, as in_segment("vip")'
+            )
+        return None
+
+    def schedule(self, message: pb.Journey) -> Schedule | None:
+        if not message.HasField("schedule"):
+            return None
+        if not self.is_batch:
+            self.only_batch("schedule", True, "leave it out: events move this one")
+            return None
+        given = message.schedule
+        zone = given.time_zone or "UTC"
+        # Both may be wrong.
+        for cron, time_zone in (("* * * * *", zone), (given.cron, "UTC")):
+            try:
+                parse_cron(cron, time_zone)
+            except CronError as error:
+                self.wrong(f"schedule.{error.field}", str(error))
+        missed = given.missed or pb.MISSED_RUN_RUN_LATE
+        if missed not in pb.MissedRun.values():
+            self.wrong("schedule.missed", f"is {missed}, which is no rule; say RUN_LATE or SKIP")
+            missed = pb.MISSED_RUN_RUN_LATE
+        return Schedule(" ".join(given.cron.split()), zone, MissedRun(missed))
+
+    def rate(self, message: pb.Journey) -> Rate | None:
+        if not message.rate:
+            return None
+        if not self.is_batch:
+            self.only_batch("rate", True, "a connection has a rate of its own")
+            return None
+        matched = _RATE.fullmatch(message.rate)
+        if matched is None or not 1 <= int(matched[1]) <= limits.MAX_RATE:
+            self.wrong(
+                "rate",
+                f"is {quote(message.rate)}; it is so many in a second, a minute or an hour, 1 to {limits.MAX_RATE}, as 10000/m",
+            )
+            return None
+        return Rate(int(matched[1]), _RATE_UNITS_US[matched[2]])
+
+    def only_batch(self, path: str, given: object, instead: str) -> None:
+        if given:
+            self.wrong(path, f"is given; only a BATCH journey has one: {instead}")
 
     def goal(self, message: pb.Journey) -> tuple[Criteria | None, Target | None]:
         if not message.HasField("goal"):
@@ -121,7 +201,13 @@ class _Parser(StepReader):
         return entry or _NO_ENTRY
 
     def reentry(self, message: pb.Reentry) -> Reentry:
-        mode = message.mode or pb.REENTRY_MODE_UNLESS_GOAL_ACHIEVED
+        default = pb.REENTRY_MODE_NEVER if self.is_batch else pb.REENTRY_MODE_UNLESS_GOAL_ACHIEVED
+        if self.is_batch and not message.mode and (message.HasField("cooldown") or message.max_entries):
+            self.wrong(
+                "reentry.mode",
+                "is missing; a BATCH journey is begun once by default, so that a cooldown or a maximum needs ALWAYS or UNLESS_GOAL_ACHIEVED",
+            )
+        mode = message.mode or default
         if mode not in pb.ReentryMode.values():
             self.wrong("reentry.mode", f"is {mode}, which is no mode of re-entry")
             mode = pb.REENTRY_MODE_UNLESS_GOAL_ACHIEVED

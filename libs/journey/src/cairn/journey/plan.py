@@ -15,7 +15,9 @@ from cairn.journey.model import (
     Experiment,
     Journey,
     Jump,
+    Rate,
     Reentry,
+    Schedule,
     Step,
     Target,
     Wait,
@@ -178,6 +180,7 @@ class Plan:
     """One version of a journey, ready to run. An enrollment is a position in `program`.
 
     `segments` are the criteria of the segments that the version was published with; `time_zone` is the journey's own, empty for none.
+    `audience` is who can enter a batch journey; None, as `schedule` and `rate`, where there is none, and always in a real-time one.
     """
 
     journey_id: str
@@ -194,6 +197,10 @@ class Plan:
     key: tuple[str, ...]
     time_zone: str
     segments: Mapping[str, Criteria]
+    is_batch: bool = False
+    audience: Criteria | None = None
+    schedule: Schedule | None = None
+    rate: Rate | None = None
     stage_names: tuple[str, ...] = field(init=False)
     last_stage: int = field(init=False)
     restarts: bool = field(init=False)
@@ -228,6 +235,8 @@ class Plan:
     def criteria(self) -> Iterator[Criteria]:
         """Every criteria of the plan, those of its segments last."""
         yield self.entry
+        if self.audience:
+            yield self.audience
         if self.goal:
             yield self.goal
         yield from (exit.criteria for exit in self.exits if exit.criteria)
@@ -323,6 +332,10 @@ def compile_plan(
         key=journey.key,
         time_zone=journey.time_zone,
         segments=_compile_segments(segments or {}),
+        is_batch=journey.is_batch,
+        audience=journey.audience,
+        schedule=journey.schedule,
+        rate=journey.rate,
     )
 
 

@@ -1,14 +1,17 @@
 """Owns the simulation: journeys run on given events and changes of profiles, by the very machine, under a virtual clock.
 
-Timers ring punctually, messages count as handed over once the input that asked for them is done, and nothing comes late.
+Timers ring punctually, messages count as handed over once the input that asked for them is done, and nothing comes late. Batch journeys
+run at given times, or when their schedules say so.
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from cairn.journey.dispatch import Dispatched, dispatch_event, dispatch_profile, dispatch_to
+from cairn.journey.cron import parse_cron
+from cairn.journey.dispatch import Dispatched, dispatch_event, dispatch_profile, dispatch_run, dispatch_to
 from cairn.journey.limits import DAY_US, LATEST_MOMENT_US, describe_us
 from cairn.journey.live import LiveJourney, LiveJourneys
 from cairn.journey.model import Journey
@@ -21,6 +24,7 @@ from cairn.journey.state import (
     Profile,
     ReceiptInput,
     RequestActivation,
+    RunInput,
     ScheduleTimer,
     Standing,
     TimerInput,
@@ -28,7 +32,7 @@ from cairn.journey.state import (
     merge_attributes,
     same_json,
 )
-from cairn.journey.times import to_datetime, to_us
+from cairn.journey.times import format_time, to_datetime, to_us
 from cairn.rules import CriteriaError, Scope, compile_criteria
 
 LONGEST_RUN_US: Final = 400 * DAY_US
@@ -39,6 +43,10 @@ EARLIEST_US: Final = DAY_US
 
 MOST_RINGS: Final = 10_000
 """How often one profile's timers ring after the last input when no end is given."""
+
+
+MOST_RUNS: Final = 10_000
+"""How often one batch journey runs by its schedule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +80,21 @@ def time_problem(time_us: int) -> str:
 
 
 def simulate(
-    live: LiveJourneys, inputs: Iterable[SimulatedInput], until_us: int | None = None
+    live: LiveJourneys,
+    inputs: Iterable[SimulatedInput],
+    until_us: int | None = None,
+    run_at_us: Sequence[int] = (),
 ) -> "Simulation":
     """Runs journeys on inputs: an iterator of (profile_id, transition), in order of time.
 
     Inputs run in order of time, ties in the given order; one with the profile and id of an event before is left out. What is
     due before an input acts before it, what is due in its instant after it. The clock stops after the
     instant `until_us`; without it when nothing is left to happen, and at the latest LONGEST_RUN_US after the last input.
+
+    Batch journeys run, over all profiles that there are by then, at each of `run_at_us`. Without any, each runs by its schedule, from the first
+    input on up to `until_us`, or to the last input; at most MOST_RUNS times. A run comes after all else of its instant.
     """
-    return Simulation(live, inputs, until_us)
+    return Simulation(live, inputs, until_us, run_at_us)
 
 
 def live_of(journeys: Iterable[Journey], segments: Mapping[str, str] | None = None) -> LiveJourneys:
@@ -97,13 +111,21 @@ class Simulation(Iterator[tuple[str, Transition]]):
     `taken` counts inputs that were taken, `repeated` events that were left out as repetitions, `later` inputs after the end;
     `failures` counts criteria that failed, by journey; `unserved` are journeys that jumps lead to and that are not among these;
     `cut` are the profiles for whom something would have happened still when the clock had run for LONGEST_RUN_US, or MOST_RINGS.
+    `runs` says how often each batch journey ran, and `run_until_us` up to when.
     """
 
     def __init__(
-        self, live: LiveJourneys, inputs: Iterable[SimulatedInput], until_us: int | None = None
+        self,
+        live: LiveJourneys,
+        inputs: Iterable[SimulatedInput],
+        until_us: int | None = None,
+        run_at_us: Sequence[int] = (),
     ) -> None:
         self.live = live
         self.until_us = until_us
+        self.run_at_us = sorted(set(run_at_us))
+        self.runs: dict[str, int] = dict.fromkeys(sorted(live.batch_ids), 0)
+        self.run_until_us = 0
         self.taken = self.repeated = self.later = 0
         self.failures: dict[str, int] = {}
         self.unserved: set[str] = set()
@@ -119,7 +141,9 @@ class Simulation(Iterator[tuple[str, Transition]]):
     def _transitions(self, inputs: Iterable[SimulatedInput]) -> Iterator[tuple[str, Transition]]:
         seen: set[tuple[str, str]] = set()
         alarms, last_us = self._alarms, 0
-        for input in sorted(inputs, key=lambda input: input.time_us):
+        ordered = sorted(inputs, key=lambda input: input.time_us)
+        runs = self._find_runs(ordered)
+        for input in ordered:
             if self.until_us is not None and input.time_us > self.until_us:
                 self.later += 1
                 continue
@@ -130,11 +154,16 @@ class Simulation(Iterator[tuple[str, Transition]]):
                     continue
                 seen.add(identity)
             last_us = input.time_us
+            if runs:
+                yield from self._run_before(last_us, runs)
             if alarms and alarms[0][0] < last_us:
                 yield from self._ring(last_us - 1)
             self.taken += 1
             for transition in self._take(input):
                 yield input.profile_id, transition
+        if runs:
+            last_us = max(last_us, runs[-1][0])
+            yield from self._run_before(last_us + 1, runs)
         if self.until_us is not None:
             yield from self._ring(self.until_us)
         else:
@@ -143,9 +172,50 @@ class Simulation(Iterator[tuple[str, Transition]]):
                 profile_id for _, _, profile_id, timer_id in alarms if self._is_open(profile_id, timer_id)
             }
 
+    def _find_runs(self, ordered: Sequence[SimulatedInput]) -> deque[tuple[int, str]]:
+        """When which batch journey runs, in order."""
+        found: list[tuple[int, str]] = []
+        if ordered and self.runs:
+            self.run_until_us = ordered[-1].time_us if self.until_us is None else self.until_us
+        for journey_id in self.runs:
+            if self.run_at_us:
+                until_us = self.until_us
+                found += [
+                    (each, journey_id) for each in self.run_at_us if until_us is None or each <= until_us
+                ]
+                continue
+            journey = self.live.get(journey_id)
+            assert journey is not None
+            schedule = journey.newest.schedule
+            if schedule is None or not ordered:
+                continue
+            cron = parse_cron(schedule.cron, schedule.time_zone)
+            time_us = cron.next_us(ordered[0].time_us - 1)
+            for _ in range(MOST_RUNS):
+                if time_us is None or time_us > self.run_until_us:
+                    break
+                found.append((time_us, journey_id))
+                time_us = cron.next_us(time_us)
+        return deque(sorted(found))
+
+    def _run_before(self, before_us: int, runs: deque[tuple[int, str]]) -> Iterator[tuple[str, Transition]]:
+        """Runs batch journeys as far as they are due before a moment, each over everybody, in order of their ids."""
+        while runs and runs[0][0] < before_us:
+            time_us, journey_id = runs.popleft()
+            yield from self._ring(time_us)
+            self.runs[journey_id] += 1
+            input = RunInput(time_us, format_time(time_us))
+            for profile_id, individual in sorted(self.individuals.items()):
+                for transition in self._done(individual, individual.take_run(self.live, journey_id, input)):
+                    yield profile_id, transition
+
     def _take(self, input: SimulatedInput) -> Iterable[Transition]:
         profile_id = input.profile_id
-        if isinstance(input, SimulatedEvent) and not self.live.concerned_by_event(input.name):
+        if (
+            isinstance(input, SimulatedEvent)
+            and not self.live.concerned_by_event(input.name)
+            and not self.live.has_need(input.name)
+        ):
             return ()
         individual = self.individuals.get(profile_id)
         if individual is None:
@@ -222,6 +292,10 @@ class Individual:
         if is_known and same:
             return Dispatched(after)
         return self._keep(dispatch_profile(live, before, after, self.standings, time_us))
+
+    def take_run(self, live: LiveJourneys, journey_id: str, input: RunInput) -> Dispatched:
+        """What a run of a batch journey does."""
+        return self._keep(dispatch_run(live, self.profile, self.standings, journey_id, input))
 
     def take(
         self, live: LiveJourneys, standing_id: str, input: TimerInput | ReceiptInput | LifeInput

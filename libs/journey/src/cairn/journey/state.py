@@ -81,7 +81,8 @@ class Enrollment(msgspec.Struct, array_like=True, gc=False):
 
     `position` is the instruction at which it stands; `wait_until_us` is set while a wait is open, `rest_us` from when it
     came to rest. `now_us` is its logical time. `wake_us` is the due time of the one timer that the Scheduler holds for it
-    (0: none), whose id is made from `wake_number`. `entry` is the event that began it, `latest` the last one that reached
+    (0: none), whose id is made from `wake_number`; in a batch journey, for which the Scheduler holds none, it says when time will next do
+    something, and the number stays 0. `entry` is the event that began it, `latest` the last one that reached
     it, None as long as that is `entry`: most never see another, and would be twice as large. `held` is the one that its steps
     will see when a paused journey resumes. `added` are the instructions that added the profile to an audience which may have to
     let go of it at the end; `pending` is, once it has ended, what was asked for then.
@@ -138,12 +139,22 @@ class RememberedEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     latest: Json | None = None
 
 
+class LastRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The last run that changed a standing with a batch journey: its logical time, how many activations it asked for there, and whether
+    it began an enrollment."""
+
+    time_us: int
+    activations: int = 0
+    entered: bool = False
+
+
 class Standing(msgspec.Struct, array_like=True, gc=False):
     """How one profile stands with one journey, or with one key's value in a keyed one: its entry history, and its enrollment,
     open or the last that ended.
 
     `achieved` says that the goal ended an enrollment once; `goal_us` is the time of the last input that met the goal,
-    enrolled or not (0: none). `pauses` counts the pauses of the journey that the enrollment has lived through.
+    enrolled or not (0: none). `pauses` counts the pauses of the journey that the enrollment has lived through. `last_run` makes the same
+    run, or an older one, change nothing.
     """
 
     entries: int = 0
@@ -153,6 +164,7 @@ class Standing(msgspec.Struct, array_like=True, gc=False):
     enrollment: Enrollment | None = None
     pauses: int = 0
     remembered: RememberedEntry | None = None
+    last_run: LastRun | None = None
 
 
 class Profile(msgspec.Struct, frozen=True, gc=False):
@@ -201,6 +213,14 @@ class ProfileInput(msgspec.Struct, frozen=True, gc=False):
 
 
 @final
+class RunInput(msgspec.Struct, frozen=True, gc=False):
+    """A run of a batch journey comes by, at the run's logical time."""
+
+    time_us: int
+    run_id: str
+
+
+@final
 class ReceiptInput(msgspec.Struct, frozen=True, gc=False):
     """The fate of an activation is known."""
 
@@ -231,7 +251,7 @@ class StartInput(msgspec.Struct, frozen=True, gc=False):
     steps: int
 
 
-Input = EventInput | TimerInput | ProfileInput | ReceiptInput | LifeInput | StartInput
+Input = EventInput | TimerInput | ProfileInput | RunInput | ReceiptInput | LifeInput | StartInput
 
 
 class ScheduleTimer(msgspec.Struct, frozen=True, gc=False):

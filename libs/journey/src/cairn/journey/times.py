@@ -31,5 +31,10 @@ def to_datetime(time_us: int) -> datetime:
 
 def to_us(text: str) -> int:
     """What `format_time` or an aware datetime's `isoformat` wrote, in microseconds."""
-    since = datetime.fromisoformat(text) - _EPOCH
+    return datetime_to_us(datetime.fromisoformat(text))
+
+
+def datetime_to_us(moment: datetime) -> int:
+    """An aware datetime in microseconds since the epoch."""
+    since = moment - _EPOCH
     return (since.days * 86_400 + since.seconds) * _SECOND_US + since.microseconds

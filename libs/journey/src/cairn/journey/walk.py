@@ -37,8 +37,12 @@ def walk_criteria(message: pb.Journey) -> Iterator[tuple[str, str]]:
 
 def count_elements(message: pb.Journey) -> int:
     """How many boxes a journey has, whether or not it is valid: the entry criteria, each milestone and each step."""
-    boxes = sum(bool(stage.entry) + bool(stage.milestone) for stage in message.stages)
-    return boxes + sum(1 for _ in walk_steps(message))
+    return sum(count_stage_elements(stage) for stage in message.stages)
+
+
+def count_stage_elements(stage: pb.Stage) -> int:
+    """How many of these a stage has."""
+    return bool(stage.entry) + bool(stage.milestone) + sum(1 for _ in _walk("", stage.steps))
 
 
 def short_name(collection: str, name: str) -> str:
@@ -60,6 +64,7 @@ def _walk(path: str, steps: Sequence[pb.Step]) -> Iterator[tuple[str, pb.Step]]:
 
 
 def _criteria(message: pb.Journey) -> Iterator[tuple[str, str]]:
+    yield "audience", message.audience
     yield "goal.criteria", message.goal.criteria
     for number, exit in enumerate(message.exit_criteria):
         yield f"exit_criteria[{number}].criteria", exit.criteria

@@ -38,6 +38,7 @@ from cairn.testing.moments import (
     Publish,
     Receipt,
     Resume,
+    Run,
     alarm,
     duration_us,
     end,
@@ -48,6 +49,7 @@ from cairn.testing.moments import (
     publish,
     receipt,
     resume,
+    run,
 )
 from cairn.testing.story import START_US, Story, line, read_journey, read_journeys, times
 from cairn.testing.tables import TableError, read_table
@@ -69,6 +71,7 @@ __all__ = [
     "Publish",
     "Receipt",
     "Resume",
+    "Run",
     "Scenario",
     "Story",
     "TableError",
@@ -89,6 +92,7 @@ __all__ = [
     "read_table",
     "receipt",
     "resume",
+    "run",
     "tell",
     "times",
 ]

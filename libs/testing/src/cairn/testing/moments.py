@@ -51,6 +51,13 @@ class Passes(Moment, frozen=True):
     duration_us: int
 
 
+class Run(Moment, frozen=True):
+    """A batch journey runs, "" for the only one. On the machine only: services run when they are asked, at the time it is then."""
+
+    at_us: int | None = None
+    journey: str = ""
+
+
 class Receipt(Moment, frozen=True):
     """The fate of the newest activation that a step asked for becomes known. On the machine only: services do that themselves."""
 
@@ -102,6 +109,11 @@ def profile(at: str | None = None, *, time_zone: str = "", **attributes: Any) ->
 def passes(duration: str) -> Passes:
     """Time passes, and what becomes due meanwhile acts."""
     return Passes(duration_us(duration))
+
+
+def run(at: str | None = None, journey: str = "") -> Run:
+    """A batch journey runs, at a moment, by default now."""
+    return Run(offset_us(at), journey)
 
 
 def receipt(step_id: str) -> Receipt:

@@ -26,6 +26,7 @@ from cairn.journey.state import (
     Profile,
     ReceiptInput,
     RequestActivation,
+    RunInput,
     Standing,
     TimerInput,
     Transition,
@@ -70,6 +71,7 @@ class Story:
         self._events: set[str] = set()
         self._standing_of: dict[str, str] = {}
         self._unaware: set[str] = set()
+        self._runs = 0
 
     # What happens
 
@@ -85,6 +87,8 @@ class Story:
             case at.Passes():
                 self.now_us += moment.duration_us
                 self.ring(self.now_us)
+            case at.Run():
+                self._run(moment)
             case at.Receipt():
                 newest = [each for each in self.requested if each.step_id == moment.step_id][-1]
                 self.take(ReceiptInput(newest.activation_id))
@@ -196,6 +200,13 @@ class Story:
             self.take(EventInput(event_id, time_us, event_of(moment.name, time_us, moment.properties)))
             # What a late event asks for may be overdue.
             self.ring(self.now_us - 1)
+
+    def _run(self, moment: at.Run) -> None:
+        self.go_to(self._time(moment.at_us))
+        self._runs += 1
+        run = RunInput(self.now_us if moment.at_us is None else self._time(moment.at_us), f"r{self._runs}")
+        journey_id = moment.journey or next(iter(self.journeys))
+        self._keep(self.individual.take_run(self.live, journey_id, run))
 
     def _time(self, offset_us: int | None) -> int:
         return self.now_us if offset_us is None else self.start_us + offset_us

@@ -235,6 +235,7 @@ def _at(values: Mapping[str, Any]) -> int | None:
 _MOMENTS: Final[Mapping[str, tuple[tuple[str, ...], Callable[[Mapping[str, Any]], Moment]]]] = {
     "event": (("at", "properties", "event_id"), _event),
     "profile": (("at", "time_zone"), _change),
+    "run": (("at",), lambda values: at.Run(_at(values), str(values["run"] or ""))),
     "receipt": ((), lambda values: at.Receipt(str(values["receipt"]))),
     "alarm": ((), lambda values: at.Alarm(bool(values["alarm"]))),
     "publish": ((), lambda values: at.Publish(values["publish"])),

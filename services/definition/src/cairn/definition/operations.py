@@ -13,7 +13,7 @@ from cairn.definition import store, store_lives
 from cairn.definition.destinations import DestinationChecker
 from cairn.definition.drafts import Draft, destinations_of, draft_of, draft_violations, merge
 from cairn.definition.packing import unpack_segments
-from cairn.definition.references import read_surroundings, reference_violations
+from cairn.definition.references import read_surroundings, reference_violations, type_violations
 from cairn.definition.repeat import Call, M, once
 from cairn.definition.store import JourneyRow, Page, VersionRow, WatcherRow
 from cairn.definition.store_lives import Changes
@@ -131,7 +131,10 @@ async def validate_journey(pool: Pool, checker: DestinationChecker, draft: Draft
         surroundings = await read_surroundings(pool, journeys)
         known = ID_PATTERN.fullmatch(draft.journey_id)
         row = await store.get_journey(pool, draft.journey_id) if known else None
+        newest = await store.get_newest_versions(pool, [draft.journey_id]) if row is not None else {}
     named = reference_violations(journeys, {}, surroundings)[draft.journey_id]
+    if draft.journey_id in newest:
+        named += type_violations(draft.journey, newest[draft.journey_id].document)
     if row is not None and row.state == "ENDED":
         text = f"{draft.journey.name} has ended for good and can't be published again; take another name"
         named.append(FieldViolation("name", text))

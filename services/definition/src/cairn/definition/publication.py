@@ -12,7 +12,7 @@ from cairn.definition import metrics, store, store_lives
 from cairn.definition.destinations import DestinationChecker
 from cairn.definition.drafts import Draft, destinations_of, draft_of, draft_violations
 from cairn.definition.life import refuse
-from cairn.definition.references import read_surroundings, reference_violations
+from cairn.definition.references import read_surroundings, reference_violations, type_violations
 from cairn.definition.repeat import Call, earlier_answer, once
 from cairn.definition.store import JourneyRow, VersionRow
 from cairn.postgres.pool import AnyConnection, Pool, translate_errors
@@ -146,6 +146,9 @@ async def _read_set(database: store.Database, items: Sequence[Item]) -> _Set:
         {journey_id: journey for journey_id, journey in journeys.items() if journey_id not in changed},
         surroundings,
     )
+    for journey_id, draft in changed.items():
+        if journey_id in newest:
+            violations[journey_id] += type_violations(draft.journey, newest[journey_id].document)
     return _Set(rows, newest, changed, segments, violations)
 
 

@@ -6,10 +6,11 @@ What is wrong with what they name is for `cairn.journey.references` to say.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cairn.api.definition.v1.journey_pb2 import Journey
+from cairn.api.definition.v1.journey_pb2 import Journey, JourneyType, Segment
 from cairn.definition import store, store_segments
 from cairn.definition.packing import pack_segments
 from cairn.definition.store_segments import SegmentRow
+from cairn.journey.askable import unaskable_segments
 from cairn.journey.limits import ID_PATTERN
 from cairn.journey.references import check_references, segments_of, targets_of
 from cairn.journey.segments import MAX_SEGMENTS, named_through
@@ -63,12 +64,27 @@ def reference_violations(
         for journey_id in journeys
     }
     for journey_id, journey in journeys.items():
-        if (count := len(surroundings.segments_of(journey))) > MAX_SEGMENTS:
+        used = surroundings.segments_of(journey)
+        sources = {row.segment_id: Segment.FromString(row.document).criteria for row in used}
+        found[journey_id] += [
+            FieldViolation(one.path, one.message) for one in unaskable_segments(journey, sources)
+        ]
+        if (count := len(used)) > MAX_SEGMENTS:
             text = (
                 f"the journey uses {count} segments, those counted that they name; it may use {MAX_SEGMENTS}"
             )
             found[journey_id].append(FieldViolation("", text))
     return found
+
+
+def type_violations(journey: Journey, newest: bytes) -> list[FieldViolation]:
+    """What is wrong with a journey's type beside the document of its newest version: open enrollments go by that one."""
+    kept = Journey.FromString(newest).type
+    if kept == journey.type:
+        return []
+    name = JourneyType.Name(kept).removeprefix("JOURNEY_TYPE_")
+    text = f"is another one than that of the published versions, {name}, which some may still be in; take another name for another type"
+    return [FieldViolation("type", text)]
 
 
 def _targets(journeys: Iterable[Journey]) -> set[str]:

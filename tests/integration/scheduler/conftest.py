@@ -75,6 +75,10 @@ class Sink(TimerSinkServiceServicer):
     received: list[tuple[pb.Timer, int]] = field(default_factory=list)
     accepted: list[pb.Timer] = field(default_factory=list)
     batches: list[list[str]] = field(default_factory=list)
+    schedule_answer: Callable[[pb.FireScheduleRequest], int] = lambda firing: pb.TIMER_ANSWER_ACCEPTED
+    schedule_hold: Callable[[pb.FireScheduleRequest], bool] = lambda firing: False
+    firings: list[pb.FireScheduleRequest] = field(default_factory=list)
+    fired: list[pb.FireScheduleRequest] = field(default_factory=list)
     port: int = 0
     _server: grpc.aio.Server | None = None
 
@@ -94,6 +98,19 @@ class Sink(TimerSinkServiceServicer):
         done = (pb.TIMER_ANSWER_ACCEPTED, pb.TIMER_ANSWER_STALE)
         self.accepted += [timer for timer, said in zip(request.timers, answers, strict=True) if said in done]
         return pb.FireTimersResponse(answers=answers)
+
+    async def FireSchedule(  # noqa: N802 - the contract names it
+        self, request: pb.FireScheduleRequest, context: grpc.aio.ServicerContext
+    ) -> pb.FireScheduleResponse:
+        self.firings.append(request)
+        if self.schedule_hold(request):
+            await asyncio.Event().wait()
+        answer = self.schedule_answer(request)
+        if answer == pb.TIMER_ANSWER_UNSPECIFIED:
+            raise RuntimeError("told to fail")
+        if answer != pb.TIMER_ANSWER_RETRY:
+            self.fired.append(request)
+        return pb.FireScheduleResponse(answer=answer)
 
     async def start(self) -> None:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -269,6 +286,26 @@ def eventually() -> Callable[[Callable[[], bool]], Awaitable[None]]:
                     await asyncio.sleep(0.01)
         except TimeoutError:
             raise AssertionError("waited in vain") from None
+
+    return wait
+
+
+@pytest.fixture
+def owned_shards(scheduler_dsn: str) -> Callable[[list[int]], Awaitable[None]]:
+    """Wait until so many shards are held by each replica, as the locks in Postgres show."""
+
+    async def wait(expected: list[int]) -> None:
+        database = await connect(scheduler_dsn)
+        held: list[int] = []
+        async with asyncio.timeout(30):
+            while held != expected:
+                await asyncio.sleep(0.05)
+                rows = await database.fetch(
+                    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND mode = 'ExclusiveLock'"
+                    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) GROUP BY pid"
+                )
+                held = sorted(row[0] for row in rows)
+        await database.close()
 
     return wait
 

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from cairn.api.errors.v1.error_reason_pb2 import ErrorReason
+from cairn.api.scheduler.v1 import scheduler_pb2 as pb
 from cairn.postgres.pool import connect, exchange_times_in_us
 from cairn.runtime.clock import now_us
 from cairn.runtime.errors import error_from_rpc
@@ -17,21 +18,6 @@ from cairn.scheduler import store
 from cairn.scheduler.timer import NewTimers
 
 SECOND = 1_000_000
-
-
-async def owned_shards(dsn: str, expected: list[int]) -> None:
-    """Wait until so many shards are held by each replica, as the locks in Postgres show."""
-    database = await connect(dsn)
-    held: list[int] = []
-    async with asyncio.timeout(30):
-        while held != expected:
-            await asyncio.sleep(0.05)
-            rows = await database.fetch(
-                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND mode = 'ExclusiveLock'"
-                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) GROUP BY pid"
-            )
-            held = sorted(row[0] for row in rows)
-    await database.close()
 
 
 async def test_a_killed_scheduler_loses_no_timer(scheduler_process, timer, sink, eventually) -> None:
@@ -64,11 +50,11 @@ async def test_a_stopped_scheduler_finishes_its_batch_and_the_next_one_goes_on(
 
 
 async def test_two_replicas_share_the_shards_and_one_takes_over_when_the_other_is_killed(
-    scheduler_process, timer, sink, eventually, scheduler_dsn
+    scheduler_process, timer, sink, eventually, owned_shards
 ) -> None:
     first = await scheduler_process()
     second = await scheduler_process()
-    await owned_shards(scheduler_dsn, [4, 4])
+    await owned_shards([4, 4])
     made = [timer(f"t{n}", in_us=n * 10_000) for n in range(300)]
     await first.schedule(made[:150])
     await second.schedule(made[150:])
@@ -76,16 +62,16 @@ async def test_two_replicas_share_the_shards_and_one_takes_over_when_the_other_i
     await second.kill()
     await eventually(lambda: len(set(sink.accepted_ids)) == 300)
     assert sink.early() == []
-    await owned_shards(scheduler_dsn, [8])
+    await owned_shards([8])
 
 
 async def test_a_replica_tells_the_owner_of_a_timer_that_is_due_soon(
-    scheduler_process, timer, sink, eventually, scheduler_dsn
+    scheduler_process, timer, sink, eventually, owned_shards
 ) -> None:
     # With a sweep of a minute, only a notice can be why the owner looks in time.
     first = await scheduler_process(sweep_seconds=60)
     second = await scheduler_process(sweep_seconds=60)
-    await owned_shards(scheduler_dsn, [4, 4])
+    await owned_shards([4, 4])
     await first.schedule([timer(f"t{n}", in_us=SECOND) for n in range(32)])
     await eventually(lambda: len(set(sink.accepted_ids)) == 32)
     assert sink.early() == []
@@ -97,6 +83,11 @@ async def test_postgres_stops_and_returns_and_nothing_needs_a_restart(
 ) -> None:
     replica = await scheduler_process()
     await replica.schedule([timer(f"before-{n}", in_us=2 * SECOND) for n in range(50)])
+    sink.schedule_answer = lambda firing: pb.TIMER_ANSWER_RETRY
+    monthly = pb.Schedule(name="schedules/monthly", cron="0 0 1 * *")
+    await replica.stub.PutSchedule(pb.PutScheduleRequest(schedule=monthly), timeout=30)
+    await replica.stub.RunSchedule(pb.RunScheduleRequest(name=monthly.name, request_id="r"), timeout=30)
+    await eventually(lambda: bool(sink.firings))
     scheduler_postgres.stop("immediate")
     try:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -107,7 +98,9 @@ async def test_postgres_stops_and_returns_and_nothing_needs_a_restart(
         await asyncio.sleep(1)  # long enough for the loops to have noticed
     finally:
         scheduler_postgres.start()
-    await eventually(lambda: len(set(sink.accepted_ids)) >= 50)
+    sink.schedule_answer = lambda firing: pb.TIMER_ANSWER_ACCEPTED
+    await eventually(lambda: len(set(sink.accepted_ids)) >= 50 and bool(sink.fired))
+    assert len({firing.fire_id for firing in sink.firings}) == 1
     accepted = False
     async with asyncio.timeout(30):
         while not accepted:
@@ -158,8 +151,8 @@ async def test_migrate_makes_the_schema_and_is_harmless_the_second_time(schedule
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
     assert said == [
-        "The schema 'scheduler' is at version 2: 0001_timers.sql, 0002_calmer_vacuum.sql.\n",
-        "The schema 'scheduler' is at version 2: nothing was missing.\n",
+        "The schema 'scheduler' is at version 3: 0001_timers.sql, 0002_calmer_vacuum.sql, 0003_schedules.sql.\n",
+        "The schema 'scheduler' is at version 3: nothing was missing.\n",
     ]
     await server.execute("DROP DATABASE scheduler_migrate WITH (FORCE)")
     await server.close()

@@ -18,7 +18,10 @@ from cairn.scheduler.alarms import Alarms
 from cairn.scheduler.api import FULL_NAME, QUIET_METHODS, ROLES, SchedulerApi
 from cairn.scheduler.notices import Notices
 from cairn.scheduler.operations import Timers
+from cairn.scheduler.operations_schedules import Schedules
 from cairn.scheduler.relay import Relay
+from cairn.scheduler.schedule_alarm import ScheduleAlarm
+from cairn.scheduler.schedule_relay import ScheduleRelay
 from cairn.scheduler.sending import Sender
 from cairn.scheduler.server_clock import ServerClock
 from cairn.scheduler.settings import SchedulerSettings
@@ -40,10 +43,13 @@ async def build(settings: SchedulerSettings) -> ServiceSpec:
     sink = TimerSinkServiceStub(channel)
     sender = Sender(sink, settings.sink_deadline_seconds, settings.gather_milliseconds / 1_000)
     relay = Relay(pool, sender, clock)
+    schedule_relay = ScheduleRelay(pool, sink, clock, settings.sink_deadline_seconds)
+    schedule_alarm = ScheduleAlarm(schedule_relay, clock, sweep_us=sweep_us)
     alarms = Alarms(
         database.connect,
         database.bucket_count,
         relay,
+        schedule_alarm,
         clock,
         sweep_us=sweep_us,
     )
@@ -57,7 +63,7 @@ async def build(settings: SchedulerSettings) -> ServiceSpec:
     )
     binding = ServicerBinding(
         add=add_SchedulerServiceServicer_to_server,
-        servicer=SchedulerApi(timers),
+        servicer=SchedulerApi(timers, Schedules(pool, schedule_alarm, clock)),
         full_name=FULL_NAME,
         roles=ROLES,
         quiet_methods=QUIET_METHODS,
@@ -65,7 +71,7 @@ async def build(settings: SchedulerSettings) -> ServiceSpec:
     components = (
         database,
         Channels((channel,)),
-        Upkeep(pool, clock, alarms),
+        Upkeep(pool, clock, alarms, schedule_alarm),
         alarms,
         Notices(database.connect, alarms),
     )

@@ -20,6 +20,7 @@ from cairn.postgres.pool import Connection
 from cairn.runtime.clock import now_us, to_datetime
 from cairn.scheduler import metrics
 from cairn.scheduler.relay import Relay
+from cairn.scheduler.schedule_alarm import SHARD, ScheduleAlarm
 from cairn.scheduler.server_clock import ServerClock
 from cairn.scheduler.shard import Shard
 from cairn.scheduler.trigger import ShardTrigger
@@ -55,11 +56,13 @@ class Alarms:
         connect: Callable[[], Awaitable[Connection]],
         bucket_count: int,
         relay: Relay,
+        schedules: ScheduleAlarm,
         clock: ServerClock,
         *,
         sweep_us: int,
     ) -> None:
         self._relay = relay
+        self._schedules = schedules
         self._clock = clock
         self._sweep_us = sweep_us
         self._watches: dict[int, _Watch] = {}
@@ -94,7 +97,10 @@ class Alarms:
             await watch.idle.wait()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOST_SECONDS):
-                await asyncio.gather(*(self._relay.finish(watch.shard) for watch in self._watches.values()))
+                await asyncio.gather(
+                    self._schedules.end(),
+                    *(self._relay.finish(watch.shard) for watch in self._watches.values()),
+                )
         await self._owner.stop()
 
     async def stop(self) -> None:
@@ -103,6 +109,7 @@ class Alarms:
             if watch.round is not None:
                 watch.round.cancel()
         await self._relay.stop()
+        self._schedules.stop()
         await self._owner.stop()
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
@@ -135,6 +142,7 @@ class Alarms:
         for watch in self._watches.values():
             if watch.idle.is_set():
                 self._arm(watch, watch.wake_us)
+        self._schedules.rearm()
 
     async def _on_acquired(self, bucket: int) -> None:
         trigger = ShardTrigger(timedelta(microseconds=self._sweep_us))
@@ -151,8 +159,12 @@ class Alarms:
             coalesce=True,
             max_instances=1,
         )
+        if bucket == SHARD:
+            self._schedules.begin()
 
     async def _on_lost(self, bucket: int) -> None:
+        if bucket == SHARD:
+            await self._schedules.end()
         watch = self._watches.pop(bucket, None)
         metrics.SHARDS_OWNED.set(len(self._watches))
         if watch is None:

@@ -19,6 +19,15 @@ TIMERS_OVERDUE = Gauge(
 TIMERS_PARKED = Gauge(
     "cairn_scheduler_timers_parked", "Timers of owned shards that the sink refused for good (sampled)."
 )
+SCHEDULES_FIRED = Counter(
+    "cairn_scheduler_schedules_fired_total",
+    "Firings of schedules, by what the sink answered, `missed` for those that were left out.",
+    ["answer"],
+)
+SCHEDULES_OVERDUE = Gauge(
+    "cairn_scheduler_schedules_overdue",
+    "Schedules due over a second ago and not taken (sampled, by the replica that fires them).",
+)
 SHARDS_OWNED = Gauge("cairn_scheduler_shards_owned", "Shards that this replica owns.")
 CLOCK_OFFSET = Gauge(
     "cairn_scheduler_clock_offset_seconds", "Postgres' clock less this machine's, as last measured."

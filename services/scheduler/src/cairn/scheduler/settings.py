@@ -18,7 +18,7 @@ class SchedulerSettings(ServiceSettings):
     evaluator_address: str = Field(
         "127.0.0.1:7402",
         min_length=1,
-        description="Where due timers go, as `host:port`: any server of `TimerSinkService`.",
+        description="Where due timers and schedules go, as `host:port`: any server of `TimerSinkService`.",
     )
     sink_deadline_seconds: float = Field(
         10.0, gt=0, le=300, description="How long one call to the sink may take, in seconds."

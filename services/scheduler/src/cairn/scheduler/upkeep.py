@@ -7,8 +7,9 @@ import structlog
 
 from cairn.postgres.pool import Pool, is_unavailable, translate_errors
 from cairn.runtime.clock import now_us
-from cairn.scheduler import metrics, store
+from cairn.scheduler import metrics, store, store_schedules
 from cairn.scheduler.alarms import Alarms
+from cairn.scheduler.schedule_alarm import ScheduleAlarm
 from cairn.scheduler.server_clock import ServerClock
 from cairn.scheduler.wire import OVERDUE_AFTER_US
 
@@ -32,10 +33,11 @@ class Upkeep:
 
     name = "upkeep"
 
-    def __init__(self, pool: Pool, clock: ServerClock, alarms: Alarms) -> None:
+    def __init__(self, pool: Pool, clock: ServerClock, alarms: Alarms, schedules: ScheduleAlarm) -> None:
         self._pool = pool
         self._clock = clock
         self._alarms = alarms
+        self._schedules = schedules
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -75,3 +77,5 @@ class Upkeep:
             parked += counts[1]
         metrics.TIMERS_OVERDUE.set(overdue)
         metrics.TIMERS_PARKED.set(parked)
+        late = await store_schedules.count_overdue(self._pool, due_by_us) if self._schedules.is_ours else 0
+        metrics.SCHEDULES_OVERDUE.set(late)

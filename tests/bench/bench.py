@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from activation_workloads import ACTIVATION_WORKLOADS, secrets
+from batch_workloads import BATCH_WORKLOADS
+from campaign_workloads import CAMPAIGN_WORKLOADS
 from meters import PeakMemory
 from rich.console import Console
 from rich.table import Table
@@ -77,11 +79,21 @@ TARGETS: Mapping[str, Sequence[Target]] = {
         Target("memory_grown_mb", 50, False, "grown with a million pending, MB"),
     ),
     "hop": (Target("activate_to_data_ms.p99", 30, False, "Activate to DATA p99, ms"),),
+    "run": (
+        Target("seconds", 15, False, "enrolled and handed over within s"),
+        Target("evaluator_peak_mb", 400, False, "Evaluator's peak, MB"),
+    ),
+    "run_unchanged": (Target("seconds", 5, False, "nothing changed: over within s"),),
+    "campaign": (
+        Target("import_per_s", 50_000, True, "profiles/s imported"),
+        Target("evaluator_peak_mb", 400, False, "Evaluator's peak, MB"),
+    ),
+    "beside": (Target("lateness_ms.p99", 1_000, False, "lateness p99 beside a run, ms"),),
     "memory": (Target("peak_pss_mb", 500, False, "peak of all, MB"),),
 }
 
 
-ALL: Mapping[str, Workload] = {**WORKLOADS, **ACTIVATION_WORKLOADS}
+ALL: Mapping[str, Workload] = {**WORKLOADS, **ACTIVATION_WORKLOADS, **BATCH_WORKLOADS, **CAMPAIGN_WORKLOADS}
 """Every workload by name, in the order in which they run."""
 
 

@@ -246,15 +246,15 @@ async def spread(play: Play) -> Figures:
     """500 timers a second for 20 seconds."""
     await play.stage.publish(CARTS.format(wait=3))
     await play.carts(range(2_000), 3, prefix="warm")
-    return await _timers(play, Phase("cart_add", play.size(10_000), batch=1, rate=500, window=256), 3)
+    return await timers(play, Phase("cart_add", play.size(10_000), batch=1, rate=500, window=256), 3)
 
 
 async def burst(play: Play) -> Figures:
     """50,000 timers that are due in one instant, and 10,000."""
     await play.stage.publish(CARTS.format(wait=15))
     await play.carts(range(2_000), 15, prefix="warm")
-    few = await _timers(play, Phase("cart_add", play.size(10_000), together=True, prefix="few"), 15)
-    many = await _timers(play, Phase("cart_add", play.size(50_000), together=True, prefix="many"), 15)
+    few = await timers(play, Phase("cart_add", play.size(10_000), together=True, prefix="few"), 15)
+    many = await timers(play, Phase("cart_add", play.size(50_000), together=True, prefix="many"), 15)
     return {
         **many,
         "delivered_10k_s": few["delivered_s"],
@@ -263,7 +263,7 @@ async def burst(play: Play) -> Figures:
     }
 
 
-async def _timers(play: Play, phase: Phase, wait_s: int) -> Figures:
+async def timers(play: Play, phase: Phase, wait_s: int) -> Figures:
     """Carts that nobody buys: each timer is a delivery."""
     play.say("sending")
     (sent,) = await play.stage.send([phase])

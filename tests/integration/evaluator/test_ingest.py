@@ -1,6 +1,7 @@
 """What the door does with events: takes the good, refuses the bad alone, knows again what it has seen."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 
 import grpc
@@ -431,3 +432,26 @@ async def test_a_stream_that_is_broken_off_leaves_no_trace_in_the_log(
         written = lines.read()
     assert b"Traceback" not in written
     assert b"never retrieved" not in written
+
+
+async def test_an_event_that_only_a_batch_journey_counts_is_kept_and_moves_nobody(
+    door, cairn, profile_id, database
+) -> None:
+    await cairn.publish("""
+name: counts-visits
+type: BATCH
+audience: count("visit") >= 2
+stages: [{name: only, entry: "true", steps: [{activation: {channel: ledger}}]}]
+""")
+    await door.ingest(
+        event(profile_id, "visit", 1), event(profile_id, "visit", 2), event(profile_id, "glance")
+    )
+    bucket = bucket_of(profile_id, await read_bucket_count(database))
+    kept = await database.fetchval(
+        "SELECT behavior FROM profiles WHERE bucket = $1 AND profile_id = $2", bucket, profile_id
+    )
+    assert {name: track[0] for name, track in json.loads(kept).items()} == {"visit": 2}
+    assert await door.states(profile_id) == {}
+    assert await door.timeline(profile_id) == []
+    # Without any other reason to be there, a profile is: runs look at it.
+    assert await door.attributes(profile_id) == {}

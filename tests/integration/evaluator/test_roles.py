@@ -44,4 +44,9 @@ def test_what_changes_is_not_open_to_readers() -> None:
         "Explain",
         "Simulate",
         "SimulateOnce",
+        "ExportProfiles",
+        "ListProfiles",
+        "PreviewRun",
+        "GetRun",
+        "ListRuns",
     }

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from cairn.evaluator import store, store_erasure
+from cairn.evaluator import store, store_erasure, store_runs
 
 STATEMENTS: Mapping[str, str] = {
     name: value
-    for module in (store, store_erasure)
+    for module in (store, store_erasure, store_runs)
     for name, value in vars(module).items()
     if name.startswith("_") and name[1:].isupper() and isinstance(value, str)
 }

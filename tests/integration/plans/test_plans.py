@@ -21,6 +21,13 @@ from cairn.activation import store_receipts as receipts
 from cairn.activation import store_work as work
 from cairn.evaluator import store as evaluator
 from cairn.evaluator import store_erasure as erasure
+from cairn.evaluator import store_runs as runs
+from cairn.evaluator.run_pages import _EVERYBODY
+from cairn.evaluator.run_scan import scan_of
+from cairn.journey.document import read_documents
+from cairn.journey.live import LiveJourney
+from cairn.journey.parse import parse_journey
+from cairn.journey.plan import compile_plan
 from cairn.scheduler import store as scheduler
 
 _COUNT = 500
@@ -63,6 +70,27 @@ _APPEND = evaluator._append_columns(
 )
 _LINE_COLUMNS = (_PROFILES, _TIMES, _NUMBERS, _ONES, _TEXTS)
 
+
+def _find() -> str:
+    """The statement by which a run finds whom it may move, with all that it can hold."""
+    text = """
+name: daily
+type: BATCH
+audience: profile.age >= 18 && count("login", duration("48h")) >= 2
+goal: {criteria: profile.done == true}
+reentry: {mode: ALWAYS, cooldown: 7d, max_entries: 3}
+stages:
+  - {name: one, entry: profile.plan == "gold", milestone: profile.bought == true, steps: [{wait: {condition: profile.a == true, timeout: 3d}}]}
+  - {name: two, exit_criteria: [{name: idle, stale: 3d}], steps: [{wait: {duration: 9h}}]}
+"""
+    (document,), _ = read_documents(text)
+    journey, violations = parse_journey(document.message)
+    assert journey is not None, violations
+    return runs.find_statement(scan_of(LiveJourney({1: compile_plan(journey, 1)})))
+
+
+_FIND = _find()
+
 # By service and name: the text, and what follows the bucket. These are what runs for each batch, each wake-up and each page.
 _HOT: dict[str, tuple[str, tuple[Any, ...]]] = {
     "evaluator load_profiles": (evaluator._LOAD_PROFILES, (_PROFILES,)),
@@ -88,6 +116,10 @@ _HOT: dict[str, tuple[str, tuple[Any, ...]]] = {
     "evaluator settle_scheduler": (evaluator._SETTLE_SCHEDULER, (1, _NUMBERS)),
     "evaluator settle_activation": (evaluator._SETTLE_ACTIVATION, (1, _NUMBERS)),
     "evaluator list_held": (evaluator._LIST_HELD, ("p-0100000", ["welcome"], 500)),
+    "evaluator step of a run": (runs._STEP, ("p-0100000", 4_000)),
+    "evaluator count of a run": (runs._COUNT, ("p-0100000", "p-0132000")),
+    "evaluator find of a run": (_FIND, ("p-0100000", "p-0132000", _NOW_US, 500)),
+    "evaluator find of everybody": (_EVERYBODY, ("p-0100000", "p-0132000", _NOW_US, 500)),
     "evaluator list_profiles": (evaluator._LIST_PROFILES, ("p-0100000", "", 500)),
     "scheduler insert": (scheduler.INSERT_TIMERS, (_TIMERS, _PROFILES, _TIMES, _BLOBS)),
     "scheduler delete": (scheduler.DELETE_TIMERS, (_TIMERS,)),
@@ -144,6 +176,7 @@ _HOT: dict[str, tuple[str, tuple[Any, ...]]] = {
         looks._RECENT_SENDS,
         (_PROFILES, _FIRST_US, ["email", "push"], [_DAY_US, 2 * _DAY_US], [_NOW_US, _FIRST_US]),
     ),
+    "activation first_open": (looks._FIRST_OPEN, (_PROFILES, "email", _FIRST_US, _ACTIVATIONS)),
     "activation consents": (looks._CONSENTS, (_PROFILES, "email")),
     "activation read_outbox": (receipts._READ_OUTBOX, (50_000, 1, 2**62, 100)),
     "activation read_fates": (receipts._READ_FATES, (*_KEYS, *_BOUNDS)),

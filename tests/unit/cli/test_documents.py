@@ -140,7 +140,7 @@ def test_a_folder_without_yaml_is_told(tmp_path: Path) -> None:
 
 
 def test_the_examples_are_valid_and_complete() -> None:
-    folders = (EXAMPLES, EXAMPLES / "audience", EXAMPLES / "destinations")
+    folders = (EXAMPLES, EXAMPLES / "audience", EXAMPLES / "batch", EXAMPLES / "destinations")
     sources = read_sources(map(str, folders))
     assert {(each.document.kind, each.name) for each in sources} == {
         ("connection", "email"),
@@ -156,13 +156,20 @@ def test_the_examples_are_valid_and_complete() -> None:
         ("policy", "policy"),
         ("template", "welcome"),
         ("template", "cart-reminder"),
+        ("template", "come-back"),
+        ("template", "spring-sale"),
+        ("journey", "spring-sale"),
+        ("segment", "lapsed-buyers"),
+        ("journey", "win-back"),
         ("journey", "welcome"),
         ("journey", "abandoned-cart"),
         ("journey", "retargeting"),
     }
 
 
-@pytest.mark.parametrize("file", ["welcome.yaml", "abandoned-cart.yaml", "audience/retargeting.yaml"])
+@pytest.mark.parametrize(
+    "file", ["welcome.yaml", "abandoned-cart.yaml", "audience/retargeting.yaml", "batch/win-back.yaml"]
+)
 def test_a_journey_is_written_as_people_write_it_and_read_back_the_same(file: str) -> None:
     (source,) = read_sources([str(EXAMPLES / file)])
     journey = source.document.message
@@ -291,3 +298,14 @@ def test_nothing_is_sent_while_a_file_is_wrong(run: Callable[..., Result]) -> No
     )
     assert result.exit_code == 1
     assert result.stderr.startswith("cairn: 1 thing is wrong; nothing was sent.\n  <stdin>:7: ")
+
+
+def test_a_segment_that_no_run_can_ask_for_is_told_where_a_batch_journey_uses_it(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        "name: a\ntype: BATCH\naudience: in_segment('old')\nstages: [{name: s, entry: 'true'}]\n---\n"
+        "segment: {name: old, criteria: profile.age * 2.0 > 3.0}\n"
+    )
+    with pytest.raises(CommandError) as caught:
+        read_sources([str(tmp_path)])
+    (detail,) = caught.value.details
+    assert f"{tmp_path / 'a.yaml'}:3: audience: uses the segment 'old', for which no run" in detail

@@ -366,3 +366,69 @@ def test_it_needs_no_service(files: Files) -> None:
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 7
+
+
+# Batch journeys
+
+WIN_BACK = """
+name: win-back
+type: BATCH
+audience: has(profile.email)
+SCHEDULE
+stages:
+  - name: only
+    entry: count("purchase") >= 1 && count("purchase", duration("1h")) == 0
+    steps: [{activation: {channel: log}}, {wait: {duration: 2h}}]
+"""
+BUYER = (changes(8, {"email": "a@example.com"}), happens("e1", "purchase", 8.25), changes(8, {}, "ben"))
+
+
+def win_back(schedule: str = "") -> str:
+    return WIN_BACK.replace("SCHEDULE", f"schedule: {schedule}" if schedule else "")
+
+
+def moves(result: Result) -> list[str]:
+    return [f"{each['time'][11:16]} {each['profile_id']} {each['kind']}" for each in told(result)]
+
+
+def test_a_batch_journey_runs_by_its_schedule_from_the_first_line_to_the_end(run: Run, files: Files) -> None:
+    paths = files(win_back("{cron: '0 * * * *'}"), *BUYER)
+    result = run("simulate", *paths, "--until", at(13), "--json")
+    begun = ["ENTERED", "STAGE_ENTERED", "ACTIVATION_REQUESTED", "WAIT_STARTED"]
+    ended = ["WAIT_ENDED", "RESTED", "COMPLETED"]
+    assert moves(result) == [f"10:00 ada {each}" for each in begun] + [f"12:00 ada {each}" for each in ended]
+    assert "win-back ran by its schedule up to 2026-01-01 13:00:00.000Z, 6 times" in result.stderr
+
+
+def test_without_an_end_the_last_line_is_the_end(run: Run, files: Files) -> None:
+    paths = files(win_back("{cron: '0 * * * *'}"), *BUYER, changes(10.5, {"a": 1}))
+    result = run("simulate", *paths, "--json")
+    assert [each["time"] for each in told(result)] == [at(10)] * 4
+    assert "up to 2026-01-01 10:30:00.000Z, 3 times; --until goes on" in result.stderr
+
+
+def test_a_batch_journey_runs_at_given_times_alone(run: Run, files: Files) -> None:
+    paths = files(win_back("{cron: '0 * * * *'}"), *BUYER)
+    result = run("simulate", *paths, "--run-at", at(9.5), "--run-at", at(8), "--json")
+    assert [each["time"] for each in told(result)] == [at(9.5)] * 4
+    assert "win-back" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        ("", "win-back did not run: it has no schedule; --run-at TIME says when it runs."),
+        ("{cron: 0 6 * * *}", "win-back did not run: its schedule is not due by 2026-01-01 08:15:00.000Z"),
+    ],
+)
+def test_why_a_batch_journey_did_not_run(run: Run, files: Files, schedule: str, said: str) -> None:
+    result = run("simulate", *files(win_back(schedule), *BUYER))
+    assert result.exit_code == 0
+    assert "Nothing happens." in result.stdout
+    assert said in " ".join(result.stderr.split())
+
+
+def test_a_time_of_a_run_that_is_none_is_told(run: Run, files: Files) -> None:
+    result = run("simulate", *files(win_back(), *BUYER), "--run-at", "tomorrow")
+    assert result.exit_code == 2
+    assert "Invalid value for --run-at" in result.stderr

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from cairn.api.definition.v1.journey_pb2 import JOURNEY_TYPE_BATCH
 from cairn.evaluator.book import JourneyBook
 from cairn.runtime.errors import CairnError
 
@@ -45,6 +46,17 @@ def test_a_change_of_a_profile_concerns_those_that_read_it_to_begin_or_to_end(bo
 def test_noise_concerns_nobody(make_book, make_version) -> None:
     book = make_book(make_version("cart", 'event.name == "cart_add"'))
     assert book.live.concerned_by_event("page_view") == ()
+
+
+def test_events_concern_no_batch_journey_but_what_it_counts_is_needed(make_book, make_version) -> None:
+    batch = make_version("batch", 'count("purchase") >= 1')
+    batch.journey.type, batch.journey.audience = JOURNEY_TYPE_BATCH, "profile.a == 1"
+    book = make_book(batch)
+    assert book.get("batch").is_batch
+    assert book.live.concerned_by_event("purchase") == ()
+    assert book.live.by_profile == ()
+    assert book.live.has_need("purchase")
+    assert not book.live.has_need("page_view")
 
 
 def test_the_events_of_an_older_version_still_count_and_the_newest_takes_who_enters(

@@ -33,7 +33,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "simulate": ("cairn.cli.simulate:simulate", "Run journeys on a file of events, without a server."),
     "diagram": ("cairn.cli.diagram:diagram", "Draw journeys."),
     "segments": ("cairn.cli.segments:segments", "List, show, save and delete segments."),
-    "events": ("cairn.cli.events:events", "Send events."),
+    "events": ("cairn.cli.events:events", "Send events; replay those of the past."),
     "profiles": ("cairn.cli.profiles:profiles", "Describe, show and erase profiles."),
     "enrollments": ("cairn.cli.views:enrollments", "Who is where in which journey."),
     "explain": ("cairn.cli.explain:explain", "Why somebody is where he is in a journey, or is not in it."),
@@ -52,6 +52,9 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "consents": ("cairn.cli.consents:consents", "Who agreed to be written to."),
     "policy": ("cairn.cli.policy:policy", "How often, and when, people are written to at all."),
     "timers": ("cairn.cli.views:timers", "What is due when."),
+    "run": ("cairn.cli.run:run", "Run a batch journey over its audience, or count what a run would do."),
+    "runs": ("cairn.cli.runs:runs", "Runs of batch journeys: list, show, pause, resume, cancel."),
+    "schedules": ("cairn.cli.schedules:schedules", "What happens again and again; run one now."),
 }
 """Name to place and one line of help: a command's module is imported only when it is used."""
 

@@ -113,7 +113,7 @@ def status(text: str) -> Iterator[None]:
 
 
 def progress(*, unit: str) -> "Progress":
-    """A progress bar on stderr with count and rate in `unit` a second; invisible where nobody looks."""
+    """A progress bar on stderr with count, rate in `unit` a second, time taken and time left; invisible where nobody looks."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -122,6 +122,7 @@ def progress(*, unit: str) -> "Progress":
         Task,
         TextColumn,
         TimeElapsedColumn,
+        TimeRemainingColumn,
     )
     from rich.text import Text
 
@@ -137,6 +138,8 @@ def progress(*, unit: str) -> "Progress":
         MofNCompleteColumn(),
         Rate(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
         console=screen,
         disable=not screen.is_terminal,
     )

@@ -1,4 +1,4 @@
-"""Owns `cairn profiles`: describing profiles, showing one, erasing some."""
+"""Owns `cairn profiles`: describing profiles, showing one, erasing some; in bulk see profiles_bulk."""
 
 import asyncio
 import json
@@ -31,13 +31,18 @@ from cairn.cli.output import (
     show_time,
     to_dict,
 )
+from cairn.cli.profiles_bulk import export, import_profiles
 
 _ERASED_AT_ONCE = 1_000
 
 
 @click.group()
 def profiles() -> None:
-    """Describe, show and erase profiles."""
+    """Describe, show and erase profiles, one by one or in bulk."""
+
+
+profiles.add_command(import_profiles)
+profiles.add_command(export)
 
 
 @profiles.command(

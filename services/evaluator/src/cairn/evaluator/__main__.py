@@ -16,10 +16,14 @@ from cairn.evaluator import api
 from cairn.evaluator.book import JourneyBook
 from cairn.evaluator.components import PARTITION_SECONDS, Lanes, WriterName, keep_partitions
 from cairn.evaluator.erasing import Eraser, ProfileHashes
+from cairn.evaluator.importing import Importer
 from cairn.evaluator.intake import Intake
 from cairn.evaluator.lane import Lane, LaneSettings
 from cairn.evaluator.peers import Activation, Erasures, Scheduler
 from cairn.evaluator.relay import Relay
+from cairn.evaluator.runner import Runner
+from cairn.evaluator.runs import Runs
+from cairn.evaluator.schedules import ScheduleSync
 from cairn.evaluator.settings import EvaluatorSettings
 from cairn.evaluator.sweeper import SWEEP_SECONDS, Sweeper
 from cairn.evaluator.watch import JourneyWatch
@@ -60,11 +64,15 @@ def _assemble(settings: EvaluatorSettings, database: Database) -> ServiceSpec:
     lanes = _lanes(settings, database, book, relay, eraser, watch, writer)
     backlog = settings.lane_backlog * database.bucket_count // 2
     intake = Intake(lanes, book, settings.dedup_days * DAY_US, backlog)
+    importer = Importer(database.pool, database.bucket_count, book, intake, eraser)
+    scans = max(1, settings.postgres_pool_size // 4)
+    runner = Runner(database.pool, database.connect, book, lanes, scans)
+    runs = Runs(database.pool, database.bucket_count, book, runner.gate, runner.wake)
     keep = partial(keep_partitions, database.pool, settings.dedup_days, settings.timeline_days)
     return ServiceSpec(
         name=SERVICE,
         settings=settings,
-        servicers=_bindings(database, book, intake),
+        servicers=_bindings(database, book, intake, importer, runs),
         components=(
             database,
             Channels((definition, scheduler, activation)),
@@ -74,6 +82,8 @@ def _assemble(settings: EvaluatorSettings, database: Database) -> ServiceSpec:
             relay,
             Lanes(lanes),
             Loop("sweeper", Sweeper(database.pool, book, lanes).sweep, SWEEP_SECONDS),
+            ScheduleSync(book, scheduler, settings.peer_deadline_seconds),
+            runner,
         ),
     )
 
@@ -106,18 +116,20 @@ def _lanes(
     return tuple(lane(bucket) for bucket in range(database.bucket_count))
 
 
-def _bindings(database: Database, book: JourneyBook, intake: Intake) -> tuple[ServicerBinding, ...]:
+def _bindings(
+    database: Database, book: JourneyBook, intake: Intake, importer: Importer, runs: Runs
+) -> tuple[ServicerBinding, ...]:
     return (
         ServicerBinding(
             add_EvaluatorServiceServicer_to_server,
-            api.EvaluatorApi(database.pool, database.bucket_count, book, intake),
+            api.EvaluatorApi(database.pool, database.bucket_count, book, intake, importer, runs),
             api.FULL_NAME,
             api.ROLES,
             quiet_methods=frozenset({"IngestEvents", "UpsertProfiles"}),
         ),
         ServicerBinding(
             add_TimerSinkServiceServicer_to_server,
-            api.TimerSinkApi(intake),
+            api.TimerSinkApi(intake, runs),
             api.TIMER_SINK_NAME,
             api.TIMER_SINK_ROLES,
             quiet_methods=frozenset(api.TIMER_SINK_ROLES),

@@ -13,10 +13,13 @@ from cairn.api.scheduler.v1.scheduler_pb2_grpc import TimerSinkServiceServicer
 from cairn.evaluator import operations
 from cairn.evaluator.book import JourneyBook
 from cairn.evaluator.explaining import explain
+from cairn.evaluator.exporting import export_pages, list_profiles
+from cairn.evaluator.importing import Importer
 from cairn.evaluator.intake import Intake
+from cairn.evaluator.runs import Runs
 from cairn.evaluator.simulating import run_once, run_pages, simulation_of
 from cairn.postgres.pool import Pool
-from cairn.runtime.clock import to_duration
+from cairn.runtime.clock import now_us, to_duration
 from cairn.runtime.errors import CairnError
 from cairn.runtime.service import Role
 
@@ -28,6 +31,9 @@ ROLES = {
     "IngestEvents": Role.PRODUCE,
     "StreamEvents": Role.PRODUCE,
     "UpsertProfiles": Role.PRODUCE,
+    "ImportProfiles": Role.PRODUCE,
+    "ExportProfiles": Role.READ,
+    "ListProfiles": Role.READ,
     "EraseProfiles": Role.OPERATE,
     "GetProfile": Role.READ,
     "GetEnrollment": Role.READ,
@@ -36,8 +42,16 @@ ROLES = {
     "Explain": Role.READ,
     "Simulate": Role.READ,
     "SimulateOnce": Role.READ,
+    "RunBatch": Role.OPERATE,
+    "StartRun": Role.OPERATE,
+    "PreviewRun": Role.READ,
+    "GetRun": Role.READ,
+    "ListRuns": Role.READ,
+    "PauseRun": Role.OPERATE,
+    "ResumeRun": Role.OPERATE,
+    "CancelRun": Role.OPERATE,
 }
-TIMER_SINK_ROLES = {"FireTimers": Role.OPERATE}
+TIMER_SINK_ROLES = {"FireTimers": Role.OPERATE, "FireSchedule": Role.OPERATE}
 RECEIPT_SINK_ROLES = {"DeliverReceipts": Role.OPERATE}
 
 # How many batches of one stream may be under way: enough to keep the lanes busy, few enough to bound memory.
@@ -49,16 +63,26 @@ _Context = Any
 class EvaluatorApi(EvaluatorServiceServicer):
     """EvaluatorService; its calls are described in the contract."""
 
-    def __init__(self, pool: Pool, bucket_count: int, book: JourneyBook, intake: Intake) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        bucket_count: int,
+        book: JourneyBook,
+        intake: Intake,
+        importer: Importer,
+        runs: Runs,
+    ) -> None:
         self._pool = pool
         self._bucket_count = bucket_count
         self._book = book
         self._intake = intake
+        self._importer = importer
+        self._runs = runs
 
     async def IngestEvents(
         self, request: pb.IngestEventsRequest, context: _Context
     ) -> pb.IngestEventsResponse:
-        taken = await self._intake.ingest(request.events, request.min_revision)
+        taken = await self._intake.ingest(request.events, request.min_revision, request.replay)
         return pb.IngestEventsResponse(
             accepted=taken.accepted, duplicates=taken.duplicates, refusals=taken.messages()
         )
@@ -99,7 +123,7 @@ class EvaluatorApi(EvaluatorServiceServicer):
     async def _batch(self, request: pb.StreamEventsRequest) -> pb.StreamEventsResponse:
         """One batch of a stream; its failure is its answer, and the stream goes on."""
         try:
-            taken = await self._intake.ingest(request.events, request.min_revision)
+            taken = await self._intake.ingest(request.events, request.min_revision, request.replay)
         except CairnError as error:
             return pb.StreamEventsResponse(sequence=request.sequence, error=_batch_error(error))
         return pb.StreamEventsResponse(
@@ -114,6 +138,22 @@ class EvaluatorApi(EvaluatorServiceServicer):
     ) -> pb.UpsertProfilesResponse:
         taken = await self._intake.upsert(request.profiles, request.mode)
         return pb.UpsertProfilesResponse(accepted=taken.accepted, refusals=taken.messages())
+
+    async def ImportProfiles(
+        self, request_iterator: AsyncIterable[pb.ImportProfilesRequest], context: _Context
+    ) -> pb.ImportProfilesResponse:
+        return await self._importer.take(request_iterator)
+
+    async def ExportProfiles(
+        self, request: pb.ExportProfilesRequest, context: _Context
+    ) -> AsyncIterator[pb.ExportProfilesResponse]:
+        async for page in export_pages(self._pool, self._bucket_count, request, now_us()):
+            yield page
+
+    async def ListProfiles(
+        self, request: pb.ListProfilesRequest, context: _Context
+    ) -> pb.ListProfilesResponse:
+        return await list_profiles(self._pool, self._bucket_count, request, now_us())
 
     async def EraseProfiles(
         self, request: pb.EraseProfilesRequest, context: _Context
@@ -154,17 +194,55 @@ class EvaluatorApi(EvaluatorServiceServicer):
     ) -> pb.SimulateOnceResponse:
         return run_once(simulation_of(self._book, request.simulation))
 
+    async def RunBatch(
+        self, request: pb.RunBatchRequest, context: _Context
+    ) -> AsyncIterator[pb.RunBatchResponse]:
+        if request.validate_only:
+            answers = self._runs.preview(request.journey, request.min_revision)
+        else:
+            answers = self._runs.run(request.journey, request.request_id, request.min_revision)
+        async for answer in answers:
+            yield answer
+
+    async def StartRun(self, request: pb.StartRunRequest, context: _Context) -> pb.StartRunResponse:
+        run = await self._runs.start(request.journey, request.request_id, request.min_revision)
+        return pb.StartRunResponse(run=run)
+
+    async def PreviewRun(self, request: pb.PreviewRunRequest, context: _Context) -> pb.PreviewRunResponse:
+        return await self._runs.preview_once(request.journey, request.min_revision)
+
+    async def GetRun(self, request: pb.GetRunRequest, context: _Context) -> pb.GetRunResponse:
+        return pb.GetRunResponse(run=await self._runs.get(request.name))
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: _Context) -> pb.ListRunsResponse:
+        return await self._runs.list_page(request)
+
+    async def PauseRun(self, request: pb.PauseRunRequest, context: _Context) -> pb.PauseRunResponse:
+        return pb.PauseRunResponse(run=await self._runs.pause(request.name))
+
+    async def ResumeRun(self, request: pb.ResumeRunRequest, context: _Context) -> pb.ResumeRunResponse:
+        return pb.ResumeRunResponse(run=await self._runs.resume(request.name))
+
+    async def CancelRun(self, request: pb.CancelRunRequest, context: _Context) -> pb.CancelRunResponse:
+        return pb.CancelRunResponse(run=await self._runs.cancel(request.name))
+
 
 class TimerSinkApi(TimerSinkServiceServicer):
     """TimerSinkService, as the Scheduler's contract describes it."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, runs: Runs) -> None:
         self._intake = intake
+        self._runs = runs
 
     async def FireTimers(
         self, request: scheduler_pb2.FireTimersRequest, context: _Context
     ) -> scheduler_pb2.FireTimersResponse:
         return scheduler_pb2.FireTimersResponse(answers=await self._intake.fire(request.timers))
+
+    async def FireSchedule(
+        self, request: scheduler_pb2.FireScheduleRequest, context: _Context
+    ) -> scheduler_pb2.FireScheduleResponse:
+        return scheduler_pb2.FireScheduleResponse(answer=await self._runs.fire(request))
 
 
 class ReceiptSinkApi(ReceiptSinkServiceServicer):

@@ -17,22 +17,27 @@ from cairn.evaluator.inputs import (
     LifeArrival,
     ProfileArrival,
     ReceiptArrival,
+    ReplayArrival,
     Result,
+    RunArrival,
     TimerArrival,
 )
 from cairn.evaluator.recent import RecentInput, remember
+from cairn.evaluator.replaying import due_first, remembered, silence
 from cairn.evaluator.seen import NOTHING, Seen
 from cairn.evaluator.seen import remember as remember_seen
 from cairn.evaluator.store import ProfileRow, ProfileWrite, RowKind, TimelineRow, to_json
 from cairn.evaluator.wire import DAY_US, MAX_ITEM_BYTES, Refused, too_large_profile
 from cairn.journey.behavior import Track, Tracks
-from cairn.journey.dispatch import Dispatched, dispatch_event, dispatch_profile, dispatch_to
+from cairn.journey.dispatch import Dispatched, dispatch_event, dispatch_profile, dispatch_run, dispatch_to
 from cairn.journey.machine import UnknownVersionError
 from cairn.journey.state import (
+    CancelTimer,
     Effect,
     EnrollmentState,
     Profile,
     Standing,
+    TimerInput,
     Transition,
     merge_attributes,
     same_json,
@@ -89,7 +94,7 @@ def decode_profile(row: ProfileRow) -> ProfileState:
         _OBJECT.decode(row.attributes),
         row.time_zone,
         _STANDINGS.decode(row.standings),
-        _TRACKS.decode(row.behavior) if row.behavior else {},
+        decode_tracks(row.behavior),
         _RECENT.decode(row.recent) if row.recent else (),
         row.update_us,
         # Of one that was written before ids stood with profiles, all that it has seen is in the table.
@@ -101,6 +106,11 @@ def decode_profile(row: ProfileRow) -> ProfileState:
 def decode_standings(text: str) -> dict[str, Standing]:
     """Stored standings by their ids."""
     return _STANDINGS.decode(text)
+
+
+def decode_tracks(text: str) -> Tracks:
+    """Stored behavior by the names of its events; the text may be empty."""
+    return _TRACKS.decode(text) if text else {}
 
 
 class Evaluated(msgspec.Struct):
@@ -143,6 +153,7 @@ class _Evaluation:
         "out",
         "profile",
         "recent",
+        "silent_us",
         "standings",
     )
 
@@ -155,6 +166,7 @@ class _Evaluation:
         self.changed = False
         self.is_erased = state.is_erased
         self.event_ids: list[str] = []
+        self.silent_us = 0
         self.out = Evaluated(state, [])
 
     def run(
@@ -162,12 +174,16 @@ class _Evaluation:
     ) -> Evaluated:
         erased_us = self.before.seen.erased_us
         for arrival in arrivals:
+            if self.silent_us or type(arrival) is ReplayArrival:
+                self.hush(arrival)
             if erased_us and (answer := self.answer_after_erasure(arrival, erased_us)) is not None:
                 self.out.results.append(answer)
-            elif type(arrival) is EventArrival and self.is_known(arrival.event.event_id, seen):
+            elif isinstance(arrival, EventArrival) and self.is_known(arrival.event.event_id, seen):
                 self.out.results.append(Result.DUPLICATE)
             else:
                 self.out.results.append(self.one(arrival))
+        if self.silent_us:
+            self.hush(None)
         if self.changed:
             self.finish(now_us // DAY_US, oldest_day)
         return self.out
@@ -188,6 +204,8 @@ class _Evaluation:
                 # Of what was asked for before: its timeline is gone.
                 return Result.STALE
             case TimerArrival() | LifeArrival() if self.is_erased:
+                return Result.STALE
+            case RunArrival(run=run) if self.is_erased or run.time_us <= erased_us:
                 return Result.STALE
             case _:
                 return None
@@ -223,6 +241,9 @@ class _Evaluation:
 
     def take(self, arrival: Arrival) -> Result:
         match arrival:
+            case ReplayArrival() if not arrival.moves:
+                self.profile = remembered(self.live, self.profile, arrival.event)
+                return self.note_event(arrival)
             case EventArrival():
                 return self.take_event(arrival)
             case TimerArrival():
@@ -234,6 +255,8 @@ class _Evaluation:
                 return self.take_receipt(arrival)
             case ProfileArrival():
                 return self.take_profile(arrival)
+            case RunArrival():
+                return self.take_run(arrival)
             case ErasureArrival():
                 raise AssertionError("erasures are not evaluated")
 
@@ -242,9 +265,40 @@ class _Evaluation:
         self.apply(done)
         for journey_id in done.quiet:
             self.recent = remember(self.recent, journey_id, arrival.event)
+        return self.note_event(arrival)
+
+    def note_event(self, arrival: EventArrival) -> Result:
         self.event_ids.append(arrival.event.event_id)
         self.changed = True
         return Result.ACTED_ON
+
+    def hush(self, arrival: Arrival | None) -> None:
+        """Before an arrival, or at the end: begins or ends the silence in which events of the past are made up for.
+
+        What is due by then has nothing to do with them: it acts first, as ever. What they make due by then acts in the end, in silence.
+        """
+        if isinstance(arrival, ReplayArrival) and arrival.moves:
+            if not self.silent_us:
+                self.pass_time(arrival.arrival_us)
+            self.silent_us = max(self.silent_us, arrival.arrival_us)
+        elif self.silent_us:
+            self.pass_time(self.silent_us)
+            self.silent_us = 0
+
+    def pass_time(self, until_us: int) -> None:
+        """Does what the Scheduler would have done by a moment: one due timer after the other. Who can't be moved waits for it."""
+        left_out = set(self.live.batch_ids)
+        while found := due_first(self.standings, until_us, left_out):
+            due_us, standing_id = found
+            enrollment = self.standings[standing_id].enrollment
+            assert enrollment is not None
+            timer_id = enrollment.timer_id
+            if self.one(TimerArrival(self.profile.profile_id, standing_id, TimerInput(timer_id, due_us))) is (
+                Result.ACTED_ON
+            ):
+                self.out.effects.append((standing_id, (CancelTimer(timer_id),)))
+            else:
+                left_out.add(standing_id)
 
     def take_receipt(self, arrival: ReceiptArrival) -> Result:
         self.out.receipts.append(_receipt_row(arrival))
@@ -261,6 +315,15 @@ class _Evaluation:
             if self.dispatch_to(standing_id, arrival.life):
                 result = Result.ACTED_ON
         return result
+
+    def take_run(self, arrival: RunArrival) -> Result:
+        journey_id, run = arrival.journey_id, arrival.run
+        moved = self.apply(dispatch_run(self.live, self.profile, self.standings, journey_id, run))
+        standing = self.standings.get(journey_id)
+        last = standing.last_run if standing is not None else None
+        # Of one that was moved when the run came by before, too: then this one changes nothing.
+        arrival.did = last if last is not None and last.time_us == run.time_us else None
+        return Result.ACTED_ON if moved else Result.STALE
 
     def take_profile(self, arrival: ProfileArrival) -> Result:
         before = self.profile
@@ -292,6 +355,8 @@ class _Evaluation:
         if done.unserved:
             # Published as one set, but not all of it has come yet.
             raise UnknownVersionError(done.unserved[0])
+        if self.silent_us:
+            silence(done)
         if done.failures:
             for journey_id, failures in done.failures.items():
                 metrics.CRITERIA_FAILED.labels(journey_id).inc(failures)

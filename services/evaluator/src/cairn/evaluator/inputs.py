@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
+from cairn.evaluator.store import ProfileRow
 from cairn.evaluator.wire import Refused
-from cairn.journey.state import EventInput, LifeInput, ReceiptInput, TimerInput
+from cairn.journey.state import EventInput, LastRun, LifeInput, ReceiptInput, RunInput, TimerInput
 
 
 class EventArrival(msgspec.Struct, frozen=True):
@@ -16,6 +17,14 @@ class EventArrival(msgspec.Struct, frozen=True):
 
     profile_id: str
     event: EventInput
+
+
+class ReplayArrival(EventArrival, frozen=True):
+    """An event of the past, to be made up for at `arrival_us` without asking for any activation. One that does not move is remembered as
+    behavior, and does nothing else."""
+
+    arrival_us: int
+    moves: bool
 
 
 class TimerArrival(msgspec.Struct, frozen=True):
@@ -54,6 +63,18 @@ class ProfileArrival(msgspec.Struct, frozen=True):
     arrival_us: int
 
 
+class RunArrival(msgspec.Struct):
+    """A run of a batch journey comes by. `row` is the profile as the run found it, None once that has turned out to be old; `did` is
+    what the run did to how the profile stands with the journey, now or when it came by before: None for nothing. It holds once the
+    submission is done."""
+
+    profile_id: str
+    journey_id: str
+    run: RunInput
+    row: ProfileRow | None
+    did: LastRun | None = None
+
+
 class ErasureArrival(msgspec.Struct, frozen=True):
     """A profile is to be erased, as of `arrival_us`. Never in a batch with others."""
 
@@ -61,7 +82,9 @@ class ErasureArrival(msgspec.Struct, frozen=True):
     arrival_us: int
 
 
-Arrival = EventArrival | TimerArrival | LifeArrival | ReceiptArrival | ProfileArrival | ErasureArrival
+Arrival = (
+    EventArrival | TimerArrival | LifeArrival | ReceiptArrival | ProfileArrival | RunArrival | ErasureArrival
+)
 
 
 class Result(enum.Enum):

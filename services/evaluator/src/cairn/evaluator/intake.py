@@ -18,12 +18,14 @@ from cairn.evaluator.inputs import (
     EventArrival,
     ProfileArrival,
     ReceiptArrival,
+    ReplayArrival,
     Result,
     Submission,
     TimerArrival,
 )
 from cairn.evaluator.lane import Lane
 from cairn.evaluator.wire import (
+    EARLIEST_US,
     Refused,
     check_event,
     check_profile,
@@ -41,6 +43,8 @@ MAX_ITEMS = 10_000
 MAX_ERASURES = 1_000
 _RETRY_SECONDS = 0.5
 _REVISION_SECONDS = 30.0
+_ASKING = frozenset({pb.REPLAY_MODE_UNSPECIFIED, pb.REPLAY_MODE_SEND})
+"""Modes of a replay in which events do all that they would have done."""
 
 
 @dataclass(slots=True)
@@ -82,24 +86,41 @@ class Intake:
     def _waiting(self) -> int:
         return sum(lane.waiting for lane in self._lanes)
 
-    async def ingest(self, events: Sequence[pb.Event], min_revision: int) -> Taken:
-        """Takes events; durable, and acted on, when it returns."""
+    async def ingest(
+        self,
+        events: Sequence[pb.Event],
+        min_revision: int,
+        replay: "pb.ReplayMode.ValueType" = pb.REPLAY_MODE_UNSPECIFIED,
+    ) -> Taken:
+        """Takes events; durable, and acted on, when it returns. With a `replay` they are of the past, and of any age."""
         check_size("events", events)
-        await self._wait_for(min_revision)
+        if replay not in pb.ReplayMode.values():
+            raise invalid(
+                "replay is no mode of a replay.", [FieldViolation("replay", "say NONE, SILENT or SEND")]
+            )
+        await wait_served(self._book, min_revision)
         self._book.require()
         self._admit()
         now, taken = now_us(), Taken()
+        oldest_us = now - self._dedup_us if replay == pb.REPLAY_MODE_UNSPECIFIED else EARLIEST_US
+        live, only_remembers = self._book.live, replay == pb.REPLAY_MODE_NONE
         places: list[int] = []
         arrivals: list[Arrival] = []
         for index, event in enumerate(events):
             try:
-                time_us = check_event(event, now, self._dedup_us)
+                time_us = check_event(event, now, now - oldest_us)
             except Refused as refusal:
                 taken.refusals.append((index, refusal))
                 continue
-            if self._book.live.concerned_by_event(event.name):
-                arrivals.append(EventArrival(event.profile_id, to_event_input(event, time_us)))
-                places.append(index)
+            name = event.name
+            if not live.has_need(name) and (only_remembers or not live.concerned_by_event(name)):
+                continue
+            of_event = to_event_input(event, time_us)
+            if replay in _ASKING:
+                arrivals.append(EventArrival(event.profile_id, of_event))
+            else:
+                arrivals.append(ReplayArrival(event.profile_id, of_event, now, not only_remembers))
+            places.append(index)
         of_no_concern = len(events) - len(taken.refusals) - len(arrivals)
         results = await self._through_lanes(arrivals)
         _collect(taken, places, results)
@@ -130,6 +151,10 @@ class Intake:
         _collect(taken, places, await self._through_lanes(arrivals))
         taken.accepted = len(profiles) - len(taken.refusals)
         return taken
+
+    async def describe(self, arrivals: Sequence[ProfileArrival]) -> list[Result | Refused]:
+        """Describes profiles that were checked; the result of each is durable when it returns."""
+        return await self._through_lanes(arrivals)
 
     async def erase(self, profile_ids: Sequence[str]) -> int:
         """Erases profiles; durable when it returns. How many there were."""
@@ -183,16 +208,6 @@ class Intake:
         if self._waiting() >= self._backlog:
             raise _overloaded()
 
-    async def _wait_for(self, min_revision: int) -> None:
-        try:
-            async with asyncio.timeout(_REVISION_SECONDS):
-                await self._book.wait_for(min_revision)
-        except TimeoutError:
-            raise CairnError(
-                ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED,
-                f"revision {min_revision} is not served yet, {self._book.revision} is; repeat the call with the same ids.",
-            ) from None
-
     async def _through_lanes(
         self, arrivals: Sequence[Arrival], *, patient: bool = False
     ) -> list[Result | Refused]:
@@ -220,6 +235,18 @@ class Intake:
             for index, result in zip(indexes, answer, strict=True):
                 results[index] = result
         return results
+
+
+async def wait_served(book: JourneyBook, min_revision: int) -> None:
+    """Waits until a revision is served; DEADLINE_EXCEEDED when that takes too long."""
+    try:
+        async with asyncio.timeout(_REVISION_SECONDS):
+            await book.wait_for(min_revision)
+    except TimeoutError:
+        raise CairnError(
+            ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED,
+            f"revision {min_revision} is not served yet, {book.revision} is; repeat the call with the same ids.",
+        ) from None
 
 
 def check_size(field_name: str, items: Sequence[object], most: int = MAX_ITEMS) -> None:

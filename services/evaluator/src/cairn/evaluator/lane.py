@@ -7,7 +7,7 @@ The commit is the acknowledgement; effects leave after it.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -33,6 +33,7 @@ from cairn.evaluator.inputs import (
     EventArrival,
     Part,
     Result,
+    RunArrival,
     Submission,
 )
 from cairn.evaluator.relay import Relay
@@ -57,12 +58,15 @@ _MOST_ERASED = 100  # of at most 1,000 that Activation takes in a call
 
 class _Share:
     """What one profile has in a batch: its arrivals, and where the result of each belongs. `verified` says that its state was read for this
-    batch, not found in the cache."""
+    batch, not found in the cache, nor by a run a moment ago, which then is `row`; `passing` that only a run asks for one that was not in the
+    cache."""
 
-    __slots__ = ("arrivals", "evaluated", "places", "state", "verified")
+    __slots__ = ("arrivals", "evaluated", "passing", "places", "row", "state", "verified")
 
     def __init__(self) -> None:
         self.arrivals: list[Arrival] = []
+        self.row: store.ProfileRow | None = None
+        self.passing = False
         self.places: list[tuple[Submission, int]] = []
         self.state: ProfileState | None = None
         self.verified = True
@@ -123,12 +127,18 @@ class Lane:
         return self._count
 
     @property
+    def urgent(self) -> int:
+        """How many of those are not patient."""
+        return self._urgent
+
+    @property
     def is_full(self) -> bool:
         """Whether nothing more should be put into the lane for now."""
         return self._count >= self._settings.backlog
 
     def submit(self, submission: Submission, *, patient: bool = False) -> None:
-        """Puts arrivals behind those that wait. `patient` ones go with whoever comes next, or alone after a while."""
+        """Puts arrivals behind those that wait. `patient` ones go with whoever comes next, or alone: at once where they make a batch,
+        else after a while."""
         count, most = len(submission.arrivals), self._settings.batch_size
         if submission.erases:
             most = min(most, _MOST_ERASED)
@@ -143,6 +153,8 @@ class Lane:
         for start in range(0, count, most):
             queue.append((submission, range(start, min(start + most, count))))
         self._count += count
+        if self._are_many_patient:
+            self._wake.set()
 
     def start(self) -> None:
         """Begins to work."""
@@ -167,7 +179,7 @@ class Lane:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting or self._has_lost_patience(_COMPANY_SECONDS):
+            while self._waiting or self._are_many_patient or self._has_lost_patience(_COMPANY_SECONDS):
                 await self._process(self._take())
                 if _MANY <= self._urgent < _WORTH_A_BATCH and not self._stopping:
                     # They come faster than one at a time: what a batch costs is better shared by more of them.
@@ -177,6 +189,11 @@ class Lane:
             if self._patient:
                 # Whoever woke us may have been early by a hair: nobody else would look after them.
                 asyncio.get_running_loop().call_later(_COMPANY_SECONDS, self._wake.set)
+
+    @property
+    def _are_many_patient(self) -> bool:
+        """Whether the patient make a batch by themselves: then they gain nothing by waiting for company."""
+        return self._count - self._urgent >= _WORTH_A_BATCH
 
     def _has_lost_patience(self, seconds: float) -> bool:
         """Whether the patient have waited that long."""
@@ -281,17 +298,32 @@ class Lane:
         return (now - MAX_AHEAD_US) // DAY_US - self._settings.dedup_days
 
     async def _load(self, shares: dict[str, _Share]) -> None:
-        missing = []
+        missing, found = [], []
         for profile_id, share in shares.items():
             share.state = self._cache.get(profile_id)
+            row = share.row
+            if row is not None and (share.state is None or share.state.revision < row.revision):
+                # As a run found it a moment ago: the swap tells if it is old.
+                share.passing = share.state is None and all(
+                    type(each) is RunArrival for each in share.arrivals
+                )
+                share.verified = False
+                found.append(row)
+                continue
             share.verified = share.state is None
             if share.state is None:
                 missing.append(profile_id)
+        self._decode(shares, found)
         if not missing:
             return
         for profile_id in missing:
             shares[profile_id].state = ProfileState(profile_id)
-        for row in await store.load_profiles(self._pool, self.bucket, missing):
+        self._decode(shares, await store.load_profiles(self._pool, self.bucket, missing))
+        if self._erasures:
+            await self._look_for_tombstones(shares)
+
+    def _decode(self, shares: dict[str, _Share], rows: Iterable[store.ProfileRow]) -> None:
+        for row in rows:
             try:
                 shares[row.profile_id].state = decode_profile(row)
             except msgspec.DecodeError as error:
@@ -299,8 +331,6 @@ class Lane:
                 log.error("profile_not_understood", bucket=self.bucket, error=type(error).__name__)
                 for submission, index in shares.pop(row.profile_id).places:
                     submission.settle(index, Result.FAILED)
-        if self._erasures:
-            await self._look_for_tombstones(shares)
 
     async def _look_for_tombstones(self, shares: dict[str, _Share]) -> None:
         """Of profiles that are not there: whether they were erased."""
@@ -386,17 +416,22 @@ class Lane:
             lost = won is None or (evaluated.write is not None and profile_id not in won)
             if lost and won is not None:
                 metrics.SWAPS_LOST.inc()
-            # What was seen before was read for this batch; all else without a write was judged by the state alone.
+            # What was seen before was read for this batch; all else without a write was judged by the state alone. To a run it is enough
+            # that nothing was to be done when it looked.
             unsure = (
                 not share.verified
                 and evaluated.write is None
-                and any(result is not Result.DUPLICATE for result in evaluated.results)
+                and any(
+                    result is not Result.DUPLICATE and type(arrival) is not RunArrival
+                    for arrival, result in zip(share.arrivals, evaluated.results, strict=True)
+                )
             )
             if lost or unsure:
                 self._cache.drop((profile_id,))
+                _forget_rows(share.arrivals)
                 again += [(submission, (index,)) for submission, index in share.places]
                 continue
-            if evaluated.state.is_stored:
+            if evaluated.state.is_stored and not share.passing:
                 # Of one that is not, only the tables can tell that it still is not.
                 self._cache.put(evaluated.state)
             tally.add(share.arrivals, evaluated)
@@ -437,6 +472,13 @@ class Lane:
             await asyncio.sleep(_RETRY_SECONDS)
 
 
+def _forget_rows(arrivals: Iterable[Arrival]) -> None:
+    """What a run found is old: it is read again."""
+    for each in arrivals:
+        if type(each) is RunArrival:
+            each.row = None
+
+
 def _shares(parts: list[Part]) -> dict[str, _Share]:
     """The arrivals of a batch by profile, in order."""
     shares: dict[str, _Share] = {}
@@ -448,4 +490,6 @@ def _shares(parts: list[Part]) -> dict[str, _Share]:
                 share = shares[arrival.profile_id] = _Share()
             share.arrivals.append(arrival)
             share.places.append((submission, index))
+            if type(arrival) is RunArrival and arrival.row is not None:
+                share.row = arrival.row
     return shares

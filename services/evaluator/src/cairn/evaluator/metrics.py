@@ -47,3 +47,6 @@ OUTBOX_ADOPTED = Counter(
 )
 PROFILES_ERASED = Counter("cairn_evaluator_profiles_erased_total", "Profiles that were erased.")
 REVISION = Gauge("cairn_evaluator_journey_revision", "The revision of Definition that is served.")
+RUNS = Gauge("cairn_evaluator_runs", "Runs of batch journeys that are not over: running, paused.", ["state"])
+RUN_PROFILES = Counter("cairn_evaluator_run_profiles_total", "Profiles that runs looked at.")
+RUN_MOVES = Counter("cairn_evaluator_run_moves_total", "Profiles that runs moved.")

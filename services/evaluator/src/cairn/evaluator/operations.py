@@ -69,14 +69,14 @@ async def list_enrollments(
     journey_id = _journey_id(request.journey)
     states = frozenset(request.states)
     # The last profile of which all was told, and how much was told of the one that follows it.
-    bucket, after, told = _decode(request.page_token, (0, "", 0))
+    bucket, after, told = decode_token(request.page_token, (0, "", 0))
     answer = pb.ListEnrollmentsResponse()
     if profile_id != "-":
         row = await _profile(pool, bucket_count, profile_id)
         found = _enrollments(book, row, journey_id, states)
         answer.enrollments.extend(found[told : told + size])
         if len(found) > told + size:
-            answer.next_page_token = _encode(0, "", told + size)
+            answer.next_page_token = encode_token(0, "", told + size)
         return answer
     scanned = 0
     while bucket < bucket_count and scanned < _MAX_SCANNED:
@@ -88,13 +88,13 @@ async def list_enrollments(
             room = size - len(answer.enrollments)
             answer.enrollments.extend(found[:room])
             if len(found) > room:
-                answer.next_page_token = _encode(bucket, after, told + room)
+                answer.next_page_token = encode_token(bucket, after, told + room)
                 return answer
             after, told = row.profile_id, 0
         if len(rows) < _SCAN_ROWS:
             bucket, after = bucket + 1, ""
     if bucket < bucket_count:
-        answer.next_page_token = _encode(bucket, after, 0)
+        answer.next_page_token = encode_token(bucket, after, 0)
     return answer
 
 
@@ -106,7 +106,7 @@ async def get_timeline(
     size = page_size(request.page_size)
     bucket = bucket_of(profile_id, bucket_count)
     # The row that the last page ended in, and how many of its entries were told.
-    time_us, row_id, told = _decode(request.page_token, (END_OF_TIME_US, 0, 0))
+    time_us, row_id, told = decode_token(request.page_token, (END_OF_TIME_US, 0, 0))
     first = min(time_us, END_OF_TIME_US), row_id
     with translate_errors():
         rows = await store.read_timeline(pool, bucket, profile_id, first, size + 1)
@@ -119,7 +119,7 @@ async def get_timeline(
             if place == first and number < told:
                 continue
             if len(answer.entries) == size:
-                answer.next_page_token = _encode(*place, number)
+                answer.next_page_token = encode_token(*place, number)
                 return answer
             answer.entries.append(entry)
     return answer
@@ -184,11 +184,12 @@ def _entries(row: TimelineRow) -> Iterator[pb.TimelineEntry]:
             yield pb.TimelineEntry(record_time=recorded, refusal=refusal)
 
 
-def _encode(*place: int | str) -> str:
+def encode_token(*place: int | str) -> str:
+    """A place in a list as a page token."""
     return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode()
 
 
-def _decode(token: str, start: _T) -> _T:
+def decode_token(token: str, start: _T) -> _T:
     """The place that a token stands for; without one, where to start."""
     if not token:
         return start

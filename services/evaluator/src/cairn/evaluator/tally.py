@@ -13,7 +13,9 @@ from cairn.evaluator.inputs import (
     LifeArrival,
     ProfileArrival,
     ReceiptArrival,
+    ReplayArrival,
     Result,
+    RunArrival,
     TimerArrival,
 )
 from cairn.journey.state import Kind, Transition
@@ -50,9 +52,11 @@ _INPUTS: dict[type, Metric] = {
     kind: metrics.INPUTS.labels(name)
     for kind, name in (
         (EventArrival, "event"),
+        (ReplayArrival, "replay"),
         (TimerArrival, "timer"),
         (LifeArrival, "life"),
         (ReceiptArrival, "receipt"),
         (ProfileArrival, "profile"),
+        (RunArrival, "run"),
     )
 }

@@ -35,6 +35,8 @@ MAX_AHEAD_US: Final = 5 * 60 * 1_000_000
 DAY_US: Final = 24 * 3600 * 1_000_000
 _SURELY_SHORT: Final = MAX_ID_BYTES // 4
 _EARLIEST_SECONDS: Final = -62_135_596_800  # the first second of the year 1
+EARLIEST_US: Final = _EARLIEST_SECONDS * 1_000_000
+"""The first moment that an event can have happened at."""
 _LATEST_SECONDS: Final = 253_402_300_799  # the last second of the year 9999, as Timestamp has it
 
 
@@ -122,13 +124,18 @@ def to_event_input(event: pb.Event, time_us: int) -> EventInput:
 
 def check_profile(profile: pb.Profile) -> None:
     """Raises Refused when something is wrong with a profile that is to be upserted."""
-    _check_id(profile.profile_id, "profile_id", ErrorReason.ERROR_REASON_PROFILE_ID_INVALID)
     if profile.ByteSize() > MAX_ITEM_BYTES:
         raise too_large_profile(profile.ByteSize())
-    if profile.time_zone and not is_time_zone(profile.time_zone):
+    check_id_and_zone(profile.profile_id, profile.time_zone)
+
+
+def check_id_and_zone(profile_id: str, time_zone: str) -> None:
+    """Raises Refused for an id that no profile can have, or a time zone that is not known; it may be empty."""
+    _check_id(profile_id, "profile_id", ErrorReason.ERROR_REASON_PROFILE_ID_INVALID)
+    if time_zone and not is_time_zone(time_zone):
         raise Refused(
             ErrorReason.ERROR_REASON_TIME_ZONE_INVALID,
-            f"time_zone is {profile.time_zone[:80]!r}, which is no IANA time zone; one is Asia/Tokyo",
+            f"time_zone is {time_zone[:80]!r}, which is no IANA time zone; one is Asia/Tokyo",
         )
 
 

@@ -1,13 +1,13 @@
 """Owns the workloads of batch journeys: a run over a million profiles, and one in which nothing has changed."""
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
+import msgspec
 from stage import Stage, used_between
 from workloads import Figures, Play, Workload
 
@@ -59,7 +59,16 @@ async def fill(stage: Stage, count: int) -> None:
                 "age": float(place // 5 % 100),
             }
             rows.append(
-                (bucket_of(profile_id, buckets), profile_id, 1, json.dumps(attributes), "", "{}", "[]", now)
+                (
+                    bucket_of(profile_id, buckets),
+                    profile_id,
+                    1,
+                    msgspec.json.encode(attributes).decode(),
+                    "",
+                    "{}",
+                    "[]",
+                    now,
+                )
             )
         await stage.database.copy_records_to_table(
             "profiles",

@@ -162,7 +162,7 @@ async def beside(play: Play) -> Figures:
     await play.carts(range(2_000), 3, prefix="warm")
     play.say("filling")
     await fill(stage, count)
-    phase = Phase("cart_add", play.size(160_000), batch=100, rate=_BESIDE_RATE, window=64)
+    phase = Phase("cart_add", play.size(160_000), rate=_BESIDE_RATE)
     carts = asyncio.create_task(timers(play, phase, 3))
     await asyncio.sleep(3.0)
     ended, seconds = await run_once(stage)

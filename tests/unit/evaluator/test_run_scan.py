@@ -46,6 +46,14 @@ def test_what_sql_can_not_say_is_left_to_the_machine(plan) -> None:
     )
 
 
+def test_a_glance_at_the_texts_spares_the_json_of_who_can_not_enter(plan) -> None:
+    glance = scan_of(LiveJourney({1: plan})).glance
+    assert glance.startswith("""(coalesce(strpos(standings, '"daily":'), 0) > 0 OR (""")
+    assert '"gold"' in glance
+    assert f"AND {glance}" in find_statement(scan_of(LiveJourney({1: plan})))
+    assert EVERYBODY.glance == "true"
+
+
 def test_behavior_is_read_only_where_it_is_asked_for(plan) -> None:
     assert {name for name, _ in scan_of(LiveJourney({1: plan})).columns} == {"a", "s"}
     asks = replace(plan, audience=compile_criteria('count("login") > 1', Scope.SEGMENT))

@@ -11,7 +11,7 @@ from cairn.journey.live import LiveJourney
 from cairn.journey.model import ReentryMode
 from cairn.journey.plan import Plan, WaitForConditionInstruction
 from cairn.journey.state import HELD, OPEN_STATES, RESTING, WAITING, Enrollment, LastRun, Standing
-from cairn.rules import Criteria, SqlNames, SqlUnsupported, json_expression, to_sql
+from cairn.rules import Criteria, SqlNames, SqlUnsupported, json_expression, text_to_sql, to_sql
 
 RUN_TIME: Final = "$4::bigint"
 """The parameter of the run's time, in microseconds."""
@@ -26,10 +26,12 @@ _NUL: Final = r"'\u0000'"
 @dataclass(frozen=True, slots=True)
 class Scan:
     """Whom a run looks at: SQL expressions over a row of `profiles`, to be computed once each, by their names; and the condition on a row of
-    them, called `p`. Parameter 4 is the run's time."""
+    them, called `p`. Parameter 4 is the run's time. `glance` is a condition on the row of `profiles` alone, without reading its JSON: who
+    does not meet it does not meet the other."""
 
     columns: tuple[tuple[str, str], ...]
     condition: str
+    glance: str = "true"
 
 
 EVERYBODY: Final = Scan((), f"{RUN_TIME} IS NOT NULL")
@@ -55,13 +57,25 @@ def scan_of(journey: LiveJourney) -> Scan:
     WHEN {_STATE} IN {_numbers(OPEN_STATES)} THEN {_any(_open(journey, plans, outside, again))}
     ELSE {again} AND {outside}
 END)"""
-    return Scan(tuple(columns), condition)
+    return Scan(tuple(columns), condition, _glance(journey))
+
+
+def _glance(journey: LiveJourney) -> str:
+    """Of who does not stand with the journey, only those can enter whose texts hold what audience and entry criteria need."""
+    newest = journey.newest
+    tests = [criteria for criteria in (newest.audience, newest.entry) if criteria is not None]
+    looks = [text_to_sql(each, newest.segments, "attributes", "behavior") for each in tests]
+    return f"({_stands(journey.journey_id)} OR ({' AND '.join(f'({look})' for look in looks)}))"
+
+
+def _stands(journey_id: str) -> str:
+    return f"""coalesce(strpos(standings, '"{journey_id}":'), 0) > 0"""
 
 
 def _standing(journey_id: str) -> str:
     """How a profile stands with the journey as jsonb: NULL where it does not, no array where Postgres can't take it."""
     return (
-        f"""CASE WHEN coalesce(strpos(standings, '"{journey_id}":'), 0) = 0 THEN NULL """
+        f"CASE WHEN NOT ({_stands(journey_id)}) THEN NULL "
         f"""WHEN strpos(standings, {_NUL}) > 0 THEN 'true'::jsonb ELSE standings::jsonb -> '{journey_id}' END"""
     )
 

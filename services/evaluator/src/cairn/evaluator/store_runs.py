@@ -284,7 +284,7 @@ _find_template = """
 SELECT p.profile_id, p.revision, coalesce(p.attributes, '{{}}'), coalesce(p.time_zone, ''), coalesce(p.standings, '{{}}'), p.update_time,
     coalesce(p.behavior, ''), coalesce(p.recent, ''), coalesce(p.seen, '')
 FROM (
-    SELECT *{columns} FROM profiles WHERE bucket = $1 AND profile_id > $2 AND profile_id <= $3
+    SELECT *{columns} FROM profiles WHERE bucket = $1 AND profile_id > $2 AND profile_id <= $3 AND {glance}
     OFFSET 0
 ) AS p
 WHERE {condition}
@@ -296,7 +296,7 @@ def find_statement(scan: Scan) -> str:
     """The statement that finds whom a run can move among the profiles of a bucket ($1) after one ($2) and up to another ($3), as of the run's
     time ($4), at most so many ($5), in order."""
     columns = "".join(f", {expression} AS {name}" for name, expression in scan.columns)
-    return _find_template.format(columns=columns, condition=scan.condition)
+    return _find_template.format(columns=columns, condition=scan.condition, glance=scan.glance)
 
 
 async def step(db: Pool | AnyConnection, bucket: int, after: str, most: int) -> tuple[int, str]:

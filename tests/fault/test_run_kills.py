@@ -7,6 +7,7 @@ from collections import Counter
 
 import asyncpg
 import grpc
+import msgspec
 from house import FINAL, Cairn, event, until
 
 from cairn.api.evaluator.v1 import evaluator_pb2 as pb
@@ -77,7 +78,10 @@ async def fill(suite: Suite) -> dict[str, dict[str, object]]:
     await connection.executemany(
         "INSERT INTO profiles (bucket, profile_id, revision, attributes, time_zone, standings, seen, update_time) "
         "VALUES ($1, $2, 1, $3, '', '{}', '[]', now())",
-        [(bucket_of(each, count), each, json.dumps(attributes)) for each, attributes in people.items()],
+        [
+            (bucket_of(each, count), each, msgspec.json.encode(attributes).decode())
+            for each, attributes in people.items()
+        ],
     )
     await connection.close()
     return people

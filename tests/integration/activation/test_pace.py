@@ -17,6 +17,7 @@ from cairn.api.activation.v1 import activation_pb2 as pb
 from cairn.postgres.pool import connect
 from cairn.postgres.roles import role_of
 from cairn.runtime.clock import to_duration
+from cairn.testing.ports import closed_port
 
 NOW = 1_790_000_000_000_000
 SENT = pb.DELIVERY_STATE_SENT
@@ -236,3 +237,24 @@ async def test_what_comes_bit_by_bit_goes_in_few_calls(activation, make, meta_pl
     counts = (await meta_platform.state())["counts"]
     assert counts["added"] == 40
     assert counts["calls"] <= 24, "at most three batches for each of eight buckets"
+
+
+async def test_what_waited_for_a_server_that_was_down_leaves_when_it_is_back(
+    activation_process, make, mail_server, eventually
+) -> None:
+    """Over many looks at what is overdue meanwhile, on the event loop that the service has."""
+    with closed_port() as port:
+        replica = await activation_process(
+            sweep_seconds=0.05, retry_base_seconds=0.2, retry_cap_seconds=0.2, attempts_budget=100
+        )
+        await replica.put(make.smtp_connection(port), make.template())
+        await replica.activate(*make.batch(make.mail, "late", 40))
+        await eventually(lambda: replica.log.read_text().count('"connection_rests"') >= 2)
+    server = await mail_server(port=port)
+    found = await replica.settled(40)
+    assert {each.state for each in found.values()} == {pb.DELIVERY_STATE_SENT}
+    assert len(server.received()) == 40
+    assert await replica.stop() == 0
+    text = replica.log.read_text()
+    assert "bucket_failed" not in text
+    assert "lane_failed" not in text

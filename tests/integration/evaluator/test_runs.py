@@ -347,9 +347,11 @@ async def test_what_sql_can_not_read_is_left_to_the_machine(batch, door, databas
     plain = await batch.person(new_id())
     damaged = f"damaged-{batch.name}"
     await database.execute(
-        "INSERT INTO profiles (bucket, profile_id, revision, attributes, standings, update_time) VALUES ($1, $2, 1, '{', '{}', now())",
+        "INSERT INTO profiles (bucket, profile_id, revision, attributes, standings, update_time) VALUES ($1, $2, 1, $3, '{}', now())",
         bucket_of(damaged, await database.fetchval("SELECT bucket_count FROM cairn.database")),
         damaged,
+        # At a glance he could enter.
+        f'{{"group":"{batch.name}","age":20.0',
     )
     try:
         progress = await batch.run()

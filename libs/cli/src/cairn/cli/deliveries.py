@@ -1,9 +1,7 @@
 """Owns `cairn deliveries`: what was handed to destinations, its fate, and what a human says of it."""
 
 import asyncio
-import contextlib
-import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +11,7 @@ from cairn.api.activation.v1 import activation_pb2 as pb
 from cairn.api.definition.v1.journey_pb2 import AudienceAction
 from cairn.cli.connect import Services, all_items
 from cairn.cli.failures import CommandError
+from cairn.cli.interrupting import until_interrupted
 from cairn.cli.listing import ListsByDefault, show_facts, show_list
 from cairn.cli.names import resource, short, value, word, words
 from cairn.cli.options import json_option, limit_option, service_options
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 _ID = "delivery"
 _COLUMNS = (_ID, "profile", "journey", "step", "to", "state", "since", "tries", "detail")
 
-_CANCEL_EVERY_SECONDS = 0.2
 _STATE_WIDTH = max(map(len, words(pb.DeliveryState)))
 
 
@@ -138,21 +136,7 @@ def watch(services: Services, profile: str, journey: str, states: tuple[str, ...
                     else:
                         console().print(line_text(each), soft_wrap=True)
 
-    asyncio.run(_until_interrupted(follow()))
-
-
-async def _until_interrupted(work: Coroutine[Any, Any, None]) -> None:
-    """Does the work until it is done or Ctrl-C ends it, however often it has to be told: Python 3.11 and gRPC can swallow a cancellation."""
-    interrupted = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
-    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(interrupted.wait())
-    await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-    while not working.done():
-        working.cancel()
-        await asyncio.wait((working,), timeout=_CANCEL_EVERY_SECONDS)
-    with contextlib.suppress(asyncio.CancelledError):
-        working.result()
+    asyncio.run(until_interrupted(follow()))
 
 
 _names = click.argument("names", metavar="DELIVERY...", nargs=-1, required=True)

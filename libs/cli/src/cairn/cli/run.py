@@ -18,6 +18,7 @@ from cairn.api.evaluator.v1.evaluator_pb2 import (
 )
 from cairn.cli.connect import Services
 from cairn.cli.failures import CommandError
+from cairn.cli.interrupting import until_interrupted
 from cairn.cli.names import resource, word
 from cairn.cli.options import json_option, service_options
 from cairn.cli.output import clean, console, print_message, print_note, progress, short_name, show_time
@@ -60,15 +61,15 @@ def run(services: Services, journey: str, dry_run: bool, wait: bool, as_json: bo
     request_id = f"{random_id():x}"
     if wait:
         told: list[Run] = []
-        try:
-            request = RunBatchRequest(journey=name, request_id=request_id)
-            ended = asyncio.run(_follow(services, request, told.append)).run
-        except KeyboardInterrupt:
+        request = RunBatchRequest(journey=name, request_id=request_id)
+        followed, _ = asyncio.run(until_interrupted(_follow(services, request, told.append)))
+        if followed is None:
             if told:
                 place = run_text(told[0])
                 print_note(f"The run goes on. See it with: cairn runs show {place}")
                 print_note(f"End it with:              cairn runs cancel {place}")
-            raise
+            raise KeyboardInterrupt
+        ended = followed.run
     else:
         ended = asyncio.run(_start(services, StartRunRequest(journey=name, request_id=request_id)))
     if as_json:

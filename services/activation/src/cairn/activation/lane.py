@@ -42,7 +42,9 @@ class Lane:
         self._arrived = 0
         self._enough = 0
         self._gathered = asyncio.Event()
-        self._alarm: asyncio.TimerHandle | None = None
+        # The alarm that is set, and the loop's time at which it rings.
+        self._alarm: asyncio.Handle | None = None
+        self._alarm_at = 0.0
         self._task = asyncio.create_task(self._run(), name=f"lane-{bucket}-{connection}")
 
     def wake(self, arrived: int = 0) -> None:
@@ -199,7 +201,13 @@ class Lane:
         """Sets the alarm, unless it rings earlier anyway; whoever is woken too early finds nothing due."""
         loop = asyncio.get_running_loop()
         at = loop.time() + max(seconds, 0.0)
-        if self._alarm is None or self._alarm.cancelled() or not loop.time() < self._alarm.when() < at:
-            if self._alarm is not None:
-                self._alarm.cancel()
-            self._alarm = loop.call_at(at, self._wake.set)
+        if self._alarm is not None:
+            if self._alarm_at <= at:
+                return
+            self._alarm.cancel()
+        # Its time is kept here: a loop may give no timer for what is due at once (uvloop), and that can't be asked.
+        self._alarm, self._alarm_at = loop.call_at(at, self._ring), at
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._wake.set()

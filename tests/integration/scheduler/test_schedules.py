@@ -245,14 +245,15 @@ async def test_a_killed_scheduler_repeats_the_call_with_the_same_id_and_another_
     # The first replica keeps the first shards, and with them the schedules, when another joins it.
     await first.kill()
     sink.schedule_hold = lambda firing: False
-    await eventually(lambda: len(sink.fired) >= 7)
-    found = await get(second, "s4")
-    while not found.HasField("last_due_time"):
-        found = await get(second, "s4")
-    assert Counter(firing.fire_id for firing in sink.fired).most_common(1)[0][1] == 1
+    # A call of the killed one may be answered yet, to nobody: the same firing, as its id tells.
+    await eventually(lambda: len({firing.fire_id for firing in sink.fired}) == 7)
+    for name in names:
+        while not (await get(second, name)).HasField("last_due_time"):
+            pass
     assert {firing.fire_id for firing in sink.firings} == {firing.fire_id for firing in sink.fired}
     assert len(sink.firings) == 7 + 6
-    assert Counter(names_of(sink.fired)) == {"s0": 2, "s1": 2, "s2": 1, "s3": 1, "s4": 1}
+    fired = {firing.fire_id: firing for firing in sink.fired}
+    assert Counter(names_of(list(fired.values()))) == {"s0": 2, "s1": 2, "s2": 1, "s3": 1, "s4": 1}
 
 
 async def test_a_request_fires_once_beside_the_times(scheduler, sink, eventually, table) -> None:

@@ -58,8 +58,8 @@ def list_schedules(services: Services, limit: int, as_json: bool) -> None:
 @schedules.command(
     epilog="""\b
 Examples:
-  cairn schedules run win-back
-  cairn schedules run win-back --request-id 2026-11-24-by-hand
+  cairn schedules run journey.win-back
+  cairn schedules run journey.win-back --request-id 2026-11-24-by-hand
 """
 )
 @click.argument("name")

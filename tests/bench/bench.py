@@ -1,6 +1,6 @@
 """Owns `make bench`: runs the workloads against real processes, prints a table, writes figures as JSON.
 
-make bench                                  all workloads, as large as their targets say: some 12 minutes
+make bench                                  all workloads, as large as their targets say: over a quarter of an hour
 make bench ONLY=carts,spread SCALE=0.1      a part, smaller
 make bench JSON=figures.json                the figures for programs, too
 """

@@ -29,6 +29,15 @@ def test_carts_under_load_are_right_for_every_profile(tmp_path: Path) -> None:
     assert "profiles judged" in done.stdout
 
 
+def test_a_campaign_from_a_file_to_an_ad_audience_is_right_for_everybody_in_the_file(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    done = bench("--only", "campaign", "--scale", "0.02", "--json", str(figures))
+    assert done.returncode == 0, done.stdout + done.stderr
+    campaign = json.loads(figures.read_text())["workloads"]["campaign"]
+    assert campaign["correct"]
+    assert (campaign["judged"], campaign["members"], campaign["wrong"]) == (20_000, 2_000, {})
+
+
 def test_a_workload_that_is_none_is_told_with_those_that_are() -> None:
     done = bench("--only", "nonsense")
     assert done.returncode == 2

@@ -77,6 +77,7 @@ class Sink(TimerSinkServiceServicer):
     batches: list[list[str]] = field(default_factory=list)
     schedule_answer: Callable[[pb.FireScheduleRequest], int] = lambda firing: pb.TIMER_ANSWER_ACCEPTED
     schedule_hold: Callable[[pb.FireScheduleRequest], bool] = lambda firing: False
+    schedule_gate: asyncio.Event | None = None
     firings: list[pb.FireScheduleRequest] = field(default_factory=list)
     fired: list[pb.FireScheduleRequest] = field(default_factory=list)
     port: int = 0
@@ -105,6 +106,8 @@ class Sink(TimerSinkServiceServicer):
         self.firings.append(request)
         if self.schedule_hold(request):
             await asyncio.Event().wait()
+        if self.schedule_gate is not None:
+            await self.schedule_gate.wait()
         answer = self.schedule_answer(request)
         if answer == pb.TIMER_ANSWER_UNSPECIFIED:
             raise RuntimeError("told to fail")

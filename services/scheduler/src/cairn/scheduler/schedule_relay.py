@@ -76,6 +76,7 @@ class ScheduleRelay:
         self._clock = clock
         self._deadline_s = deadline_s
         self._calls: dict[str, asyncio.Task[None]] = {}
+        self._over: set[str] = set()
         self._holds: dict[str, _Hold] = {}
         self._wake_us = NEVER_US
         self._forget_us = 0
@@ -90,6 +91,7 @@ class ScheduleRelay:
         now_us = self._clock.now_us()
         # Whatever fails here, the next sweep is soon enough to try again.
         self._wake_us = NEVER_US
+        self._over.clear()
         try:
             firings = await self._due_times(now_us)
             firings += [requested_firing(*each) for each in await store.read_requests(self._pool, READ_SIZE)]
@@ -177,6 +179,9 @@ class ScheduleRelay:
         hold = self._holds.get(firing.fire_id)
         if firing.fire_id in self._calls or len(self._calls) >= MAX_CALLS:
             return
+        # What this look read of it may be older than the end of its call.
+        if firing.fire_id in self._over:
+            return
         if hold is not None and hold.until_us > now_us:
             return
         call = self._calls[firing.fire_id] = asyncio.create_task(self._fire(firing))
@@ -184,6 +189,7 @@ class ScheduleRelay:
 
     def _done(self, firing: Firing, call: asyncio.Task[None]) -> None:
         self._calls.pop(firing.fire_id, None)
+        self._over.add(firing.fire_id)
         if call.cancelled():
             return
         if error := call.exception():

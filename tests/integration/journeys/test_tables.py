@@ -10,7 +10,8 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from service_engine import LeftOut, ServiceEngine, Unplayable, Way
+from case_scripts import LeftOut, Unplayable, Way
+from service_engine import ServiceEngine
 
 from cairn.testing.journeys import Case, event, passes, profile
 

@@ -21,7 +21,7 @@ def mailbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def done(mailbox: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "cairn.cli.main", "demo", "--mailbox", str(mailbox)],
+        [sys.executable, "-m", "cairn.cli.main", "demo", "--speed", "900", "--mailbox", str(mailbox)],
         capture_output=True,
         text=True,
         timeout=180,

@@ -25,6 +25,8 @@ async def test_kills_under_load(suite: Suite, cairn: Cairn, mailbox: MailBox) ->
 
     loaded = asyncio.Event()
     in_flight = 0
+    # Whose purchase was heard of so late, while a service was away, that a reminder is right as well.
+    late: set[str] = set()
 
     async def kill() -> None:
         nonlocal in_flight
@@ -43,7 +45,7 @@ async def test_kills_under_load(suite: Suite, cairn: Cairn, mailbox: MailBox) ->
             deliveries = await asyncio.wait_for(cairn.deliveries(), 2)
         except Exception:
             return False
-        return sum(each.state in FINAL for each in deliveries) >= PROFILES - len(purchasers)
+        return {each.profile_id for each in deliveries if each.state in FINAL} >= set(ids) - purchasers
 
     async def load() -> None:
         for batch in chunks(ids, 10):
@@ -51,8 +53,8 @@ async def test_kills_under_load(suite: Suite, cairn: Cairn, mailbox: MailBox) ->
             await cairn.send(carts)
             bought = [event(each, "purchase") for each in batch if each in purchasers]
             acknowledged = await cairn.send(bought)
-            # Otherwise the reminder was right: the till was heard of too late.
-            assert acknowledged < min(time_of(cart) for cart in carts) + WAIT_US
+            if acknowledged >= min(time_of(cart) for cart in carts) + WAIT_US:
+                late.update(purchasers & set(batch))
             await asyncio.sleep(0.05)
         loaded.set()
 
@@ -67,11 +69,12 @@ async def test_kills_under_load(suite: Suite, cairn: Cairn, mailbox: MailBox) ->
     states = {each.profile_id: each.state for each in deliveries}
     unknown = {each for each, state in states.items() if state == activation_pb2.DELIVERY_STATE_UNKNOWN}
     mails = mailbox.recipients()
-    assert set(states) == set(ids) - purchasers
-    assert {each: mails[f"{each}@example.test"] for each in purchasers if mails[f"{each}@example.test"]} == {}
-    wrong = {each: mails[f"{each}@example.test"] for each in states if each not in unknown}
-    assert {each: count for each, count in wrong.items() if count != 1} == {}
-    assert all(mails[f"{each}@example.test"] <= 1 for each in unknown)
+    assert len(late) < len(purchasers) // 2, "most purchases came in time"
+    assert set(ids) - purchasers <= set(states) <= set(ids) - (purchasers - late)
+    count = {each: mails[f"{each}@example.test"] for each in ids}
+    assert {each for each in purchasers - late if count[each]} == set()
+    assert {each for each in set(states) - unknown - late if count[each] != 1} == set()
+    assert all(count[each] <= 1 for each in unknown | late)
     assert len(unknown) <= in_flight
     assert len(deliveries) == len(states)
 

@@ -167,21 +167,21 @@ async def test_a_silent_stream_and_its_connection_are_left(stand: Stand) -> None
         return taken(request)
 
     stand.answer = answer
-    async with stand.client(answer_seconds=0.2) as client, asyncio.timeout(10):
+    async with stand.client(answer_seconds=1) as client, asyncio.timeout(30):
         assert (await client.send(event("seen", "p", event_id="1"))).taken
-    assert stand.streams == 2
-    assert stand.ids() == [["1"], ["1"]]
+    assert stand.streams >= 2
+    assert {tuple(each) for each in stand.ids()} == {("1",)}
     assert stand.peers[0] != stand.peers[1], "the same connection would be as silent"
 
 
 async def test_an_event_that_never_left_is_given_up_at_its_deadline(stand: Stand) -> None:
     stand.port = free_port()
-    async with stand.client(deadline_seconds=0.5) as client:
+    async with stand.client(deadline_seconds=3) as client:
         began = asyncio.get_running_loop().time()
         with pytest.raises(NotAcknowledgedError, match="not acknowledged in") as caught:
             await asyncio.wait_for(client.send(event("seen", "p", event_id="1")), 10)
-        assert asyncio.get_running_loop().time() - began >= 0.5
-    assert caught.value.message.startswith("not acknowledged in 0.5 seconds: ")
+        assert asyncio.get_running_loop().time() - began >= 3
+    assert caught.value.message.startswith("not acknowledged in 3 seconds: ")
     assert "connect" in caught.value.message
     assert "safe to send again with the same id" in caught.value.message
     assert caught.value.reason == ErrorReason.ERROR_REASON_PEER_UNAVAILABLE
@@ -195,7 +195,7 @@ async def test_an_event_under_way_at_its_deadline_may_have_been_taken(stand: Sta
 
     stand.answer = late
     given_up = asyncio.Event()
-    async with stand.client(deadline_seconds=0.4, batch_events=1) as client:
+    async with stand.client(deadline_seconds=2, batch_events=1) as client:
         (one,) = await submit(client, "1")
         with pytest.raises(NotAcknowledgedError, match="it may have been taken") as caught:
             await asyncio.wait_for(_wait(one), 10)
@@ -221,7 +221,7 @@ async def test_an_event_of_a_broken_stream_may_have_been_taken(stand: Stand) -> 
 
     refuse = asyncio.Event()
     stand.answer, stand.begin = answer, begin
-    async with stand.client(deadline_seconds=0.5) as client:
+    async with stand.client(deadline_seconds=2) as client:
         with pytest.raises(NotAcknowledgedError, match="it may have been taken"):
             await asyncio.wait_for(client.send(event("seen", "p", event_id="1")), 10)
     assert len(stand.requests) == 1
@@ -280,13 +280,16 @@ async def test_a_defect_in_reading_leaves_nobody_without_an_answer(
 
 
 async def test_a_refusal_that_took_nothing_says_so_at_the_deadline(stand: Stand) -> None:
-    stand.answer = lambda request: failed(request, ErrorReason.ERROR_REASON_OVERLOADED, 0.05)
-    async with stand.client(deadline_seconds=0.5) as client:
+    # After the third nothing is under way when the deadline comes.
+    stand.answer = lambda request: failed(
+        request, ErrorReason.ERROR_REASON_OVERLOADED, 0.05 if len(stand.requests) < 3 else 60.0
+    )
+    async with stand.client(deadline_seconds=2) as client:
         with pytest.raises(NotAcknowledgedError, match="said the script; it was not taken") as caught:
             await asyncio.wait_for(client.send(event("seen", "p", event_id="1")), 10)
     assert not caught.value.maybe_taken
     assert caught.value.reason == ErrorReason.ERROR_REASON_OVERLOADED
-    assert len(stand.requests) > 2
+    assert len(stand.requests) == 3
 
 
 async def test_a_server_that_comes_back_finds_everything_again(stand: Stand) -> None:

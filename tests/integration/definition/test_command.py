@@ -159,8 +159,17 @@ async def test_at_a_terminal_it_is_asked_before_anybody_is_removed(definition, c
 async def test_who_lags_is_named_and_what_was_done_is_done(definition, cairn) -> None:
     await definition.create(definition.welcome())
     await definition.publish("welcome")
-    await definition.stub.AcknowledgeRevision(pb.AcknowledgeRevisionRequest(watcher="slow", revision=1))
+
+    async def lag() -> None:
+        while True:
+            await definition.stub.AcknowledgeRevision(
+                pb.AcknowledgeRevisionRequest(watcher="slow", revision=1)
+            )
+            await asyncio.sleep(1)
+
+    lagging = asyncio.create_task(lag())
     done = await cairn("journeys", "pause", "welcome", "--timeout", "0.2")
+    lagging.cancel()
     assert (done.code, done.out) == (1, "")
     assert "cairn: paused, but not live everywhere after 0 s: slow lag behind revision 2" in done.err
     done = await cairn("journeys", "end", "welcome", "--no-wait", "--json")

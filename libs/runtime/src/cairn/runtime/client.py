@@ -147,6 +147,7 @@ def _options(settings: ClientSettings) -> list[tuple[str, int | str]]:
         ("grpc.http2.max_pings_without_data", 0),
         # A service that was restarted is found again within seconds, not after gRPC's default of two minutes.
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 200),
+        # Despite its name: how long one attempt to connect may take, TLS included.
+        ("grpc.min_reconnect_backoff_ms", 5_000),
         ("grpc.max_reconnect_backoff_ms", 3_000),
     ]

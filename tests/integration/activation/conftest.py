@@ -223,6 +223,13 @@ def _connected(port: int, **parts: Any) -> Replica:
 
 
 @pytest.fixture
+def patience(request: pytest.FixtureRequest) -> int:
+    """For how many seconds an answer over HTTP is waited for: not for long where the other side hangs, else longer than any takes."""
+    parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    return 1 if parameters.get("mode") == "hang" else 10
+
+
+@pytest.fixture
 async def activation(
     activation_dsn: str, receipt_sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Starter]:

@@ -8,8 +8,8 @@ from cairn.api.activation.v1 import activation_pb2 as pb
 
 
 @pytest.fixture
-async def service(activation, make, meta_platform):
-    replica = await activation(http_timeout_seconds=1)
+async def service(activation, make, meta_platform, patience):
+    replica = await activation(http_timeout_seconds=patience)
     await replica.put(make.meta_connection(meta_platform.port))
     return replica
 

@@ -34,8 +34,8 @@ async def linkedin(monkeypatch) -> AsyncIterator[Platform]:
 
 
 @pytest.fixture
-async def service(activation):
-    return await activation(http_timeout_seconds=1)
+async def service(activation, patience):
+    return await activation(http_timeout_seconds=patience)
 
 
 @pytest.fixture

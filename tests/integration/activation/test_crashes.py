@@ -67,9 +67,11 @@ async def test_killed_again_and_again_under_load(activation_process, make, mail_
     replica = await activation_process()
     await replica.put(make.smtp_connection(server.port), make.template())
     await replica.activate(*make.batch(make.mail, "m", 600))
+    # What each kill left in doubt never comes.
+    most = 600 - 3 * MOST_IN_DOUBT
     for _ in range(3):
         reached = len(server.received()) + 100
-        await eventually(lambda reached=reached: len(server.received()) >= min(reached, 500))
+        await eventually(lambda reached=reached: len(server.received()) >= min(reached, most))
         await replica.kill()
         replica = await activation_process()
     found = await replica.settled(600, seconds=60)
@@ -84,7 +86,7 @@ async def test_killed_again_and_again_under_load(activation_process, make, mail_
 async def test_a_stop_leaves_nothing_in_doubt(
     activation_process, make, mail_server, rows, eventually
 ) -> None:
-    server = await mail_server("--slow", "0.02")
+    server = await mail_server("--slow", "0.1")
     first = await activation_process()
     await first.put(make.smtp_connection(server.port), make.template())
     await first.activate(*make.batch(make.mail, "m", 200))

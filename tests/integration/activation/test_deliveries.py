@@ -28,15 +28,17 @@ async def resolve(replica, id_: str, state: int, reason: str = "") -> pb.Deliver
 
 
 @pytest.fixture
-async def in_doubt(activation, make, mail_server):
+async def in_doubt(activation, make, mail_server, eventually):
     """A replica with the delivery `a`, of which nobody knows whether it arrived, and a server that works again."""
-    replica = await activation(smtp_timeout_seconds=0.3)
-    slow = await mail_server("--slow", "60")
+    replica = await activation()
+    slow = await mail_server("--slow", "3600")
     await replica.put(make.smtp_connection(slow.port), make.template())
     replica.request = make.mail("a")
     await replica.activate(replica.request)
-    assert (await replica.settled(1))["a"].state == UNKNOWN
+    # It has all of the mail, and goes without a word.
+    await eventually(slow.received)
     await slow.stop()
+    assert (await replica.settled(1))["a"].state == UNKNOWN
     replica.mail = await mail_server(port=slow.port)
     return replica
 

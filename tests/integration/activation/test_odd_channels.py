@@ -112,18 +112,22 @@ async def test_what_certainly_did_not_leave_fails_at_last(activation, make, call
 async def test_a_full_batch_does_not_wait_and_one_that_is_not_full_does(activation, make, calls) -> None:
     replica = await activation()
     await replica.put(odd("once", "patient"), make.log_connection())
+    # Only its lane refuses this one: then the bucket is taken care of, and each arrival is counted.
+    await replica.put(pb.Connection(name="strict", log=pb.LogConnection(), requires_consent=True))
+    await replica.activate(make.mail("warm", "ada", connection="strict", template=""))
+    await replica.settled(1)
 
     def some(start: int, end: int) -> list[pb.Activation]:
         return [make.mail(f"e-{n:02}", "ada", connection="odd", template="") for n in range(start, end)]
 
     await replica.activate(*some(0, 13))
-    await replica.settled(10)
+    await replica.settled(11)
     await replica.activate(*some(13, 16))
     await replica.activate(*some(16, 19), make.log("beside"))
-    await replica.settled(11)
+    await replica.settled(12)
     assert len(calls) == 10, "nine wait for a tenth"
     await replica.activate(*some(19, 20))
-    await replica.settled(21)
+    await replica.settled(22)
     assert calls == [f"e-{n:02}" for n in range(20)]
 
 

@@ -32,8 +32,8 @@ up: $(READY) ## The four services and a Postgres, until Ctrl-C (ARGS="--help")
 test: $(READY) ## All tests, in some minutes (ARGS="-k wait")
 	@$(PYTEST) $(ARGS)
 
-unit: $(READY) ## The tests that need no other process, in seconds
-	@$(BIN)/python -m pytest tests/unit tests/property $(ARGS)
+unit: $(READY) ## The tests that need no other process, in a minute
+	@$(PYTEST) tests/unit tests/property $(ARGS)
 
 check: $(READY) lint types imports ## Everything that CI does
 	@$(BIN)/python tools/protos.py --check

@@ -156,7 +156,8 @@ def not_found(resource_name: str) -> CairnError:
     """The resource of this full name ("journeys/abandoned-cart") does not exist."""
     # Profiles are too many to be listed, and come to be by the first that is told of them.
     profile = resource_name.startswith("profiles/")
-    hint = "nothing was ever told of it" if profile else "list its kind to see the names that do"
+    kind = ("", *resource_name.split("/"))[-2]
+    hint = "nothing was ever told of it" if profile else f"list the {kind} to see which do"
     return CairnError(
         ErrorReason.ERROR_REASON_NOT_FOUND,
         f"{resource_name} does not exist; {hint}.",

@@ -70,6 +70,8 @@ async def drop_partitions(connection: AnyConnection, table: str, before: date) -
         try:
             async with connection.transaction():
                 await connection.execute(_LOCK_TIMEOUT)
+                # Postgres itself does not bear two who drop one partition at once: an internal error, now and then.
+                await connection.execute(_LOCK, lock_key("partitions", table))
                 await connection.execute(_DROP.format(partition=quoted(f"{schema}{dot}{name}")))
         except asyncpg.LockNotAvailableError:
             log.info("partition_in_use", partition=name)

@@ -234,7 +234,7 @@ async def test_a_run_keeps_its_rate_and_stops_goes_on_and_ends_when_told(batch, 
 
     async def stands_still() -> bool:
         before = await activated()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.5)
         return await activated() == before
 
     await until(stands_still, "it has stopped")

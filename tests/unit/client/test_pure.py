@@ -182,6 +182,16 @@ def test_only_what_has_waited_too_long_expires() -> None:
     assert waiting.has_closed
 
 
+def test_a_batch_may_grow_for_as_long_as_its_age_says() -> None:
+    waiting = buffer(batch_age=20.0)
+    waiting.put(b"", 0.0)
+    waiting.close_old(19.9)
+    assert not waiting.has_closed
+    assert waiting.take(19.9, idle=False) is None
+    waiting.close_old(20.0)
+    assert waiting.has_closed
+
+
 def test_delays_double_up_to_a_bound_and_never_undercut_what_was_asked() -> None:
     assert [backoff(tries, 1.0) for tries in (1, 2, 3)] == [0.05, 0.1, 0.2]
     assert backoff(1, 0.0) == 0.025

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from cairn.client.batch import Batch, Pending
 
 _OLDEST_OPEN_SECONDS = 1.0
-"""A batch that may not leave still grows no longer than this, as its deadline is that of its first event."""
+"""A batch that may not leave still grows no longer than this, or than its age, as its deadline is that of its first event."""
 
 
 class Buffer:
@@ -78,7 +78,7 @@ class Buffer:
 
     def close_old(self, now: float) -> None:
         """Closes the open batch when it has grown for too long."""
-        if self._open is not None and now - self._open.opened >= _OLDEST_OPEN_SECONDS:
+        if self._open is not None and now - self._open.opened >= max(_OLDEST_OPEN_SECONDS, self._batch_age):
             self.close()
 
     def take(self, now: float, *, idle: bool) -> Batch | None:
